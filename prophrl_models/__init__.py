@@ -1,0 +1,1 @@
+"""Floor 1: learning. No rclpy, no robot_bridge."""
