@@ -75,7 +75,8 @@ class PinholeCamera:
             x = (pixels[:, 0] - self.cx) / self.fx
             y = (pixels[:, 1] - self.cy) / self.fy
         else:
-            rays = cv2.undistortPoints(pixels.reshape(-1, 1, 2), self.K, self.distortion).reshape(-1, 2)
+            rays = np.asarray(cv2.undistortPoints(pixels.reshape(-1, 1, 2), self.K, self.distortion), dtype=np.float64)
+            rays = rays.reshape(-1, 2)
             x, y = rays[:, 0], rays[:, 1]
         camera = np.stack([x * depth, y * depth, depth], axis=1)
         T = self.T_base_camera

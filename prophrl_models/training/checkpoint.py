@@ -1,0 +1,226 @@
+"""Policy checkpoints: a folder of four files, written at once or not at all, and checked when loaded.
+
+    model.safetensors   weights
+    config.json         kind of policy, its architecture, its spec (convention, rate, sizes, instructions)
+    normalisation.json  action and state scalings
+    provenance.json     where it comes from, and the SHA-256 of the other three files
+
+A checkpoint that says nothing about its action convention, or something the loader does not know, is refused: an
+arm that reads local deltas as absolute ones moves, and moves wrongly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from calibration.poses import ActionConvention
+from prophrl_models.policies.interface import FlowPolicy, PolicySpec, Scaling
+
+FORMAT = 1
+WEIGHTS, CONFIG, NORMALISATION, PROVENANCE = (
+    "model.safetensors",
+    "config.json",
+    "normalisation.json",
+    "provenance.json",
+)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be trusted; the message names the file, the value and what to do."""
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The verified contents of a checkpoint folder, before a policy is built from them."""
+
+    folder: Path
+    kind: str
+    architecture: Mapping[str, Any]
+    spec: PolicySpec
+    tensors: Mapping[str, torch.Tensor]
+    provenance: Mapping[str, Any]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_revision() -> str:
+    """Revision of the source this process runs from, with ``-dirty`` when it was changed; "unknown" outside git."""
+    here = Path(__file__).parent
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"  # an installed package has no git; provenance says so instead of failing the training
+    return run.stdout.strip() or "unknown"
+
+
+def save_policy(folder: str | Path, policy: FlowPolicy, provenance: Mapping[str, Any]) -> Path:
+    """Write a checkpoint folder; an older one at the same place is replaced only when the new one is complete.
+
+    Args:
+        provenance: at least ``dataset_hash`` and ``calibration_ids``; git revision, time and hashes are added.
+
+    Raises:
+        CheckpointError: ``provenance`` lacks one of them.
+    """
+    for key in ("dataset_hash", "calibration_ids"):
+        if key not in provenance:
+            raise CheckpointError(f"provenance needs the key {key!r}; pass what the policy was trained on")
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        _write_json(temporary / CONFIG, _config(policy))
+        scalings = {"action": asdict(policy.spec.action_scaling), "state": asdict(policy.spec.state_scaling)}
+        _write_json(temporary / NORMALISATION, scalings)
+        record = {
+            "git_revision": git_revision(),
+            "created_ns": time.time_ns(),
+            "torch": torch.__version__,
+            "parent": None,
+            **provenance,
+            "sha256": {name: sha256(temporary / name) for name in (WEIGHTS, CONFIG, NORMALISATION)},
+        }
+        _write_json(temporary / PROVENANCE, record)
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        _swap(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(folder.parent)
+    return folder
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Rename ``new`` to ``folder``; a folder in the way is moved aside first and removed last."""
+    old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _config(policy: FlowPolicy) -> dict[str, Any]:
+    spec = {f.name: getattr(policy.spec, f.name) for f in fields(PolicySpec) if not f.name.endswith("_scaling")}
+    spec["convention"] = ActionConvention(policy.spec.convention).name
+    return {"format": FORMAT, "kind": policy.kind, "architecture": policy.config(), "spec": spec}
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_checkpoint(folder: str | Path) -> CheckpointFiles:
+    """Read and verify a checkpoint folder.
+
+    Raises:
+        CheckpointError: a file is missing or altered, or a field is missing, unknown or of the wrong shape.
+    """
+    folder = Path(folder)
+    for name in (WEIGHTS, CONFIG, NORMALISATION, PROVENANCE):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} has no {name}; a policy checkpoint is a folder with {WEIGHTS}, {CONFIG}, {NORMALISATION} "
+                f"and {PROVENANCE}, as 'prophrl train' writes it"
+            )
+    provenance = _read_json(folder / PROVENANCE)
+    for name in (WEIGHTS, CONFIG, NORMALISATION):
+        recorded = _field(provenance, "sha256", folder / PROVENANCE).get(name)
+        if recorded != sha256(folder / name):
+            raise CheckpointError(f"{folder / name} is not the file that was saved (SHA-256 differs); copy it again")
+    config = _read_json(folder / CONFIG)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG}: format {config.get('format')!r}, this version reads {FORMAT}")
+    spec = _spec(_field(config, "spec", folder / CONFIG), _read_json(folder / NORMALISATION), folder)
+    return CheckpointFiles(
+        folder,
+        str(_field(config, "kind", folder / CONFIG)),
+        _field(config, "architecture", folder / CONFIG),
+        spec,
+        load_file(folder / WEIGHTS),
+        provenance,
+    )
+
+
+def _spec(raw: Mapping[str, Any], scalings: Mapping[str, Any], folder: Path) -> PolicySpec:
+    known = {f.name for f in fields(PolicySpec)} - {"action_scaling", "state_scaling"}
+    if set(raw) != known:
+        missing, unknown = sorted(known - set(raw)), sorted(set(raw) - known)
+        raise CheckpointError(f"{folder / CONFIG}: spec lacks {missing} and has unknown {unknown}; train it again")
+    choices = [c.name for c in ActionConvention]
+    if raw["convention"] not in choices:
+        raise CheckpointError(
+            f"{folder / CONFIG}: convention {raw['convention']!r} is none of {', '.join(choices)}; without it the "
+            "policy's actions have no meaning"
+        )
+    values = {**raw, "convention": ActionConvention[raw["convention"]], "instructions": tuple(raw["instructions"])}
+    try:
+        for name in ("action", "state"):
+            scaling = scalings[name]
+            values[f"{name}_scaling"] = Scaling(tuple(scaling["offset"]), tuple(scaling["scale"]))
+        return PolicySpec(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / NORMALISATION} does not fit {CONFIG}: {error!r}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _field(values: Mapping[str, Any], name: str, path: Path) -> Any:
+    if name not in values:
+        raise CheckpointError(f"{path} has no field {name!r}; it was not written by save_policy")
+    return values[name]

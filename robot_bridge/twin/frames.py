@@ -1,0 +1,132 @@
+"""The camera's process: pictures of the world at the camera's rate, in shared memory.
+
+    python -m robot_bridge.twin.frames --cell config/cells/twin.yaml --host 127.0.0.1
+
+Draws from the published world state alone, so it can be killed and started again at any time. Frames are numbered by
+their place in the schedule: when rendering cannot keep up, or a fault drops a frame, the consumer sees a gap in the
+numbers as it does with a real camera. Prints "ready" once the first frame is out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from calibration.storage import save_camera
+from robot_bridge.cell import CellConfig, load_cell
+from robot_bridge.twin.faults import Faults
+from robot_bridge.twin.render import D455Noise, Renderer, RenderError, twin_camera
+from robot_bridge.twin.shared_state import FrameRingWriter, SharedStateError, WorldState, WorldStateReader
+from robot_bridge.ur_kinematics import DhDeltas
+
+CAMERA_FILE = "camera.yaml"
+_FAULT_POLL_FRAMES = 3
+
+
+def camera_serial(seed: int) -> str:
+    """Serial number of the camera of the twin cell with this seed; no real camera has letters in it."""
+    return f"TWIN{seed:08d}"
+
+
+class CameraTwin:
+    """Renders one cell's camera until stopped.
+
+    Args:
+        cell: must have a ``twin`` section; ``camera`` gives size and rate.
+
+    Raises:
+        ValueError: the cell has no twin.
+    """
+
+    def __init__(self, cell: CellConfig) -> None:
+        if cell.twin is None:
+            raise ValueError(f"cell {cell.name!r} has no twin section: its camera is real hardware")
+        self._camera = cell.camera
+        self._deltas = DhDeltas.random(cell.twin.seed) if cell.twin.dh_deltas else None
+        directory = Path(cell.twin.directory)
+        self._world = WorldStateReader(directory)
+        self._faults = Faults(directory)
+        self._random = np.random.default_rng(cell.twin.seed)
+        model = twin_camera(cell.camera.width, cell.camera.height)
+        self._noise = D455Noise(self._random, focal_px=model.fx)
+        self._renderer: Renderer | None = None
+        self._stopping = False
+        self._announced = False
+        save_camera(directory / CAMERA_FILE, model, serial=camera_serial(cell.twin.seed))
+        self._ring = FrameRingWriter(directory, cell.camera.width, cell.camera.height)
+
+    def stop(self) -> None:
+        """Make ``run`` return after the present frame; may be called from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Render until ``stop``."""
+        period_s = 1.0 / self._camera.rate_hz
+        start_s = time.monotonic()
+        frame_number = 0
+        try:
+            while not self._stopping:
+                # The next place in the schedule that is not past yet; those skipped are lost frames.
+                frame_number = max(frame_number + 1, int((time.monotonic() - start_s) / period_s) + 1)
+                time.sleep(max(0.0, start_s + frame_number * period_s - time.monotonic()))
+                if frame_number % _FAULT_POLL_FRAMES == 0:
+                    self._faults.poll()
+                if not self._faults.on("frame_freeze"):
+                    self._expose(frame_number, period_s)
+        finally:
+            if self._renderer is not None:
+                self._renderer.close()
+            self._ring.close()
+
+    def _expose(self, frame_number: int, period_s: float) -> None:
+        try:
+            state = self._world.read()
+        except SharedStateError:
+            # The controller is starting or was killed: a camera without a world to look at delivers nothing.
+            return
+        renderer = self._renderer_for(state)
+        # A world that stands still (killed controller) is still looked at now, not when it stopped.
+        now_ns = time.time_ns()
+        stamp_ns = state.stamp_ns if now_ns - state.stamp_ns < period_s * 1e9 else now_ns
+        rgb, depth_m = renderer.render(state.qpos)
+        z16 = self._noise.apply(depth_m)
+        lost = self._faults.value("frame_drop")
+        if lost and self._random.random() < lost:
+            return
+        self._ring.write(frame_number, stamp_ns, rgb, z16)
+        if not self._announced:
+            self._announced = True
+            print(f"ready: camera {self._camera.width}x{self._camera.height} at {self._camera.rate_hz} Hz", flush=True)
+
+    def _renderer_for(self, state: WorldState) -> Renderer:
+        if self._renderer is None or self._renderer.task_id != state.task:
+            if self._renderer is not None:
+                self._renderer.close()
+            self._renderer = Renderer(state.task, self._camera.width, self._camera.height, deltas=self._deltas)
+        return self._renderer
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Camera of the digital lab: renders RGB-D into shared memory.")
+    parser.add_argument("--cell", required=True, type=Path, help="cell file (YAML)")
+    parser.add_argument("--host", default="127.0.0.1", help="loopback address of this lab (default 127.0.0.1)")
+    options = parser.parse_args(arguments)
+    twin = CameraTwin(load_cell(options.cell, host=options.host))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: twin.stop())
+    try:
+        twin.run()
+    except RenderError as error:
+        print(f"the camera cannot render: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The lab's operations on the controller's process: lay out a scene, tell the truth, press red buttons, inject faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from robot_bridge.cell import TwinConfig
+from robot_bridge.twin.faults import Faults
+from robot_bridge.twin.json_lines import Reply
+from robot_bridge.twin.tasks import Placement, get_task, sample_placement
+from robot_bridge.twin.tick_clock import TickClock
+from robot_bridge.twin.ur_controller import UrController
+from robot_bridge.twin.world import World
+
+
+class LabPort:
+    """Handler for ``JsonLinesServer``: one method an operation.
+
+    Args:
+        controller: the robot whose world this is.
+        config: the twin section of the cell file.
+        faults: the switches of this lab.
+        clock: of the controller's loop, for its statistics.
+        on_shutdown: ends the process.
+    """
+
+    def __init__(
+        self,
+        controller: UrController,
+        config: TwinConfig,
+        faults: Faults,
+        clock: TickClock,
+        on_shutdown: Callable[[], None],
+    ) -> None:
+        self._controller = controller
+        self._config = config
+        self._faults = faults
+        self._clock = clock
+        self._random = np.random.default_rng(config.seed)
+        self.scene_revision = 1
+        self._operations: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
+            "reset_scene": self._reset_scene,
+            "truth": lambda _: self._truth(),
+            "status": lambda _: self._status(),
+            "fault": self._fault,
+            "faults": lambda _: {"faults": self._faults.describe()},
+            "clear_faults": lambda _: self._clear_faults(),
+            "protective_stop": lambda _: self._stop(lambda: controller.modes.protective_stop("asked for by the lab")),
+            "emergency_stop": lambda a: self._stop(lambda: controller.modes.emergency_stop(_switch(a))),
+            "safeguard_stop": lambda a: self._stop(lambda: controller.modes.safeguard_stop(_switch(a))),
+            "shutdown": lambda _: (on_shutdown(), {})[1],
+        }
+
+    def handle(self, op: str, arguments: Mapping[str, Any]) -> Reply:
+        """Run one operation.
+
+        Raises:
+            ValueError: unknown operation or unusable arguments.
+        """
+        if op not in self._operations:
+            raise ValueError(f"no such operation; operations are {', '.join(self._operations)}")
+        return self._operations[op](arguments)
+
+    def _reset_scene(self, arguments: Mapping[str, Any]) -> Reply:
+        controller, world = self._controller, self._controller.world
+        task = get_task(str(arguments.get("task") or world.task.id))
+        given = arguments.get("placement")
+        placement = Placement.from_json(given) if given is not None else sample_placement(task.id, self._random)
+        if placement.task != task.id:
+            raise ValueError(f"the placement is for task {placement.task!r}, the scene for {task.id!r}")
+        # The arm stays where its setpoint is: a real arm does not jump when someone lays out objects.
+        if task.id != world.task.id:
+            world = World(task.id, dh_deltas=self._config.dh_deltas, seed=self._config.seed)
+        world.reset(placement, q=controller.arm.q)
+        controller.set_world(world)
+        self.scene_revision += 1
+        self._clock.restart()
+        return {"task": task.id, "placement": placement.to_json(), "scene_revision": self.scene_revision}
+
+    def _truth(self) -> Reply:
+        world = self._controller.world
+        report = world.success()
+        return {
+            "task": world.task.id,
+            "instruction": world.task.instruction,
+            "objects": {name: T.tolist() for name, T in world.object_poses().items()},
+            "T_base_tcp": world.T_base_tcp.tolist(),
+            "gripper_opening": world.gripper_opening,
+            "object_detected": world.gripper_object_detected,
+            "placement": world.placement.to_json(),
+            "success": report.success,
+            "reason": report.reason,
+            "terms": {name: bool(holds) for name, holds in report.terms.items()},
+            "scene_revision": self.scene_revision,
+        }
+
+    def _status(self) -> Reply:
+        controller, state = self._controller, self._controller.state
+        program = controller.interpreter.program
+        return {
+            "tick": controller.tick,
+            "time_s": state.timestamp,
+            "task": controller.world.task.id,
+            "scene_revision": self.scene_revision,
+            "robot_mode": controller.modes.robot_mode.name,
+            "safety_mode": controller.modes.safety_mode.name,
+            "stop_reason": controller.modes.stop_reason,
+            "program": program.name if program is not None else "",
+            "q": list(state.actual_q),
+            "T_base_tcp": controller.world.T_base_tcp.tolist(),
+            "log": list(controller.interpreter.log)[-20:],
+            **self._clock.statistics(),
+        }
+
+    def _fault(self, arguments: Mapping[str, Any]) -> Reply:
+        if "name" not in arguments or "value" not in arguments:
+            raise ValueError("needs the keys 'name' and 'value'; operation 'faults' lists the names")
+        self._faults.set(str(arguments["name"]), arguments["value"])
+        return {"name": arguments["name"], "value": self._faults.value(str(arguments["name"]))}
+
+    def _clear_faults(self) -> Reply:
+        self._faults.clear()
+        return {}
+
+    def _stop(self, action: Callable[[], None]) -> Reply:
+        action()
+        modes = self._controller.modes
+        return {"robot_mode": modes.robot_mode.name, "safety_mode": modes.safety_mode.name}
+
+
+def _switch(arguments: Mapping[str, Any]) -> bool:
+    value = arguments.get("on")
+    if not isinstance(value, bool):
+        raise ValueError(f"needs the key 'on' with true or false, got {value!r}")
+    return value

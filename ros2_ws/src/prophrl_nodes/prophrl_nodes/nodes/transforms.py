@@ -1,0 +1,98 @@
+"""Publishes the cell's frames: /tf_static (base_link -> base, base -> camera) and /tf (base -> tcp).
+
+``base`` is the UR controller's frame, in which all our poses are given; ``base_link`` is REP-103's, the same turned by
+pi about z. The camera stands where the cell's calibration file says. ``tf_prefix`` goes before every frame name.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped
+from scipy.spatial.transform import Rotation
+from tf2_msgs.msg import TFMessage
+
+from calibration.poses import transform
+from prophrl_nodes import qos
+from prophrl_nodes.camera_file import CameraFile
+from prophrl_nodes.cells import open_cell
+from prophrl_nodes.messages import header, to_nanoseconds, transform_stamped
+from prophrl_nodes.node_base import CELL_PARAMETERS
+from prophrl_nodes.ros import Health, Level, ParameterSpec, ProphNode, RateMeter, Value, run
+
+T_BASE_LINK_BASE = transform((0.0, 0.0, 0.0), Rotation.from_euler("z", math.pi))
+CAMERA_FRAME = "camera_color_optical_frame"
+
+PARAMETERS = (*CELL_PARAMETERS, ParameterSpec("tf_prefix", "", "put before every frame name, for several cells"))
+
+
+class TransformsNode(ProphNode):
+    """See the module's docstring."""
+
+    def __init__(self, **node_arguments: Any) -> None:
+        super().__init__("transforms", PARAMETERS, **node_arguments)
+
+    def setup(self) -> None:
+        """Find the calibration file and connect the topics."""
+        self._camera_file = CameraFile(open_cell(self.value("cell"), self.value("host")))
+        self._prefix = self.value("tf_prefix")
+        self._poses = RateMeter()
+        self._static = self.publisher(TFMessage, "/tf_static", qos.STATE)
+        self._moving = self.publisher(TFMessage, "/tf", qos.TRANSFORMS)
+        self.subscribe(PoseStamped, "tcp_pose_broadcaster/pose", self._on_pose, qos.STREAM)
+        self.timer(1.0, self._watch_calibration)
+
+    def start(self) -> None:
+        """Publish the fixed frames."""
+        self._camera_file.reload_if_changed()
+        self._publish_static()
+
+    def health(self) -> Health:
+        """Which frames are known, and from what."""
+        now_s = time.monotonic()
+        values: dict[str, Value] = {
+            "calibration_file": str(self._camera_file.path),
+            "calibration_id": self._camera_file.calibration_id,
+            "tcp_rate_hz": self._poses.rate_hz(now_s),
+            "tcp_age_s": self._poses.age_s(now_s),
+        }
+        if self._camera_file.problem:
+            return Health(Level.WARN, f"no camera frame: {self._camera_file.problem}", values)
+        if self._poses.age_s(now_s) > 0.5:
+            return Health(Level.WARN, "no TCP pose: start the arm node, or see what it says here", values)
+        return Health(Level.OK, "publishing the frames of base, camera and tcp", values)
+
+    def _watch_calibration(self) -> None:
+        if self._camera_file.reload_if_changed():
+            self._publish_static()
+
+    def _publish_static(self) -> None:
+        now_ns = time.time_ns()
+        transforms = [transform_stamped(T_BASE_LINK_BASE, now_ns, f"{self._prefix}base_link", f"{self._prefix}base")]
+        camera = self._camera_file.camera
+        if camera is not None:
+            frame = f"{self._prefix}{CAMERA_FRAME}"
+            transforms.append(transform_stamped(camera.T_base_camera, now_ns, f"{self._prefix}base", frame))
+        self._static.publish(TFMessage(transforms=transforms))
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        self._poses.tick(time.monotonic())
+        moving = transform_stamped(transform((0.0, 0.0, 0.0)), 0, "", "")
+        moving.header = header(to_nanoseconds(message.header.stamp), f"{self._prefix}base")
+        moving.child_frame_id = f"{self._prefix}tcp"
+        at = message.pose.position
+        moving.transform.translation.x, moving.transform.translation.y, moving.transform.translation.z = at.x, at.y, at.z
+        moving.transform.rotation = message.pose.orientation
+        self._moving.publish(TFMessage(transforms=[moving]))
+
+
+def main() -> None:
+    """Entry point of the executable ``transforms``."""
+    sys.exit(run(TransformsNode))
+
+
+if __name__ == "__main__":
+    main()
