@@ -39,7 +39,7 @@ class CalibrationFileError(ValueError):
 
 @dataclass(frozen=True)
 class CameraCalibration:
-    """One camera at one place: ``id`` (12 hex digits), ISO 8601 ``date``, the camera's ``serial``, its model and pose."""
+    """One camera at one place: ``id`` (12 hex digits), ISO 8601 ``date``, ``serial`` number, model with pose."""
 
     id: str
     date: str

@@ -134,7 +134,9 @@ class D455:
                     return self._frames(pair, color, arrival_ns)
             if time.monotonic() >= deadline:
                 since_s = time.monotonic() - self._last_arrival_s
-                raise NoFrames(f"no camera frame for {since_s:.1f} s (waited {timeout_s:g} s); {opened.starvation_hint}")
+                raise NoFrames(
+                    f"no camera frame for {since_s:.1f} s (waited {timeout_s:g} s); {opened.starvation_hint}"
+                )
 
     def intrinsics(self) -> PinholeCamera:
         """The colour stream's factory intrinsics (pose: identity, that is what calibration is for).
@@ -220,6 +222,7 @@ def _open_realsense(rs: Any, config: CameraConfig) -> _Opened:
         raise CameraMissing(f"several RealSense cameras: {found}; name one in camera.serial")
     serial = config.serial or next(iter(devices))
     info = _describe(devices[serial], rs)
+    name = f"{info.name} {serial} (USB {info.usb or 'unknown'})"
     for sensor in devices[serial].query_sensors():
         # Stamps on the host's clock, corrected for drift, instead of the camera's own counter.
         if sensor.supports(rs.option.global_time_enabled):
@@ -233,16 +236,12 @@ def _open_realsense(rs: Any, config: CameraConfig) -> _Opened:
         profile = pipeline.start(request)
     except RuntimeError as error:
         raise CameraError(
-            f"{info.name} {serial} (USB {info.usb or 'unknown'}) cannot stream {config.width}x{config.height} colour and "
-            f"depth at {config.rate_hz} Hz: {error}; it needs a USB 3 port, a size and rate that both sensors have "
-            "(424x240, 640x480 or 848x480 at 15 or 30), and no other program using it"
+            f"{name} cannot stream {config.width}x{config.height} colour and depth at {config.rate_hz} Hz: {error}; it "
+            "needs a USB 3 port, a size and rate that both sensors have (424x240, 640x480 or 848x480 at 15 or 30), "
+            "and no other program using it"
         ) from error
-    return _Opened(
-        pipeline,
-        profile,
-        lambda: None,
-        f"check the cable and power of {info.name} {serial} (USB {info.usb or 'unknown'}); unplug and plug it if needed",
-    )
+    hint = f"check the cable and the power of {name}; unplug it and plug it in again if needed"
+    return _Opened(pipeline, profile, lambda: None, hint)
 
 
 def _open_twin(rs: Any, config: CameraConfig) -> _Opened:

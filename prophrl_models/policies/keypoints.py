@@ -1,9 +1,8 @@
-"""Image encoder of the tiny policy: a shallow convolutional trunk that says *where* a few things are.
+"""Image encoder of the tiny policy: a shallow convolutional trunk, and soft positions read from its maps.
 
 Thirty demonstrations show an object at thirty places. A dense regressor memorises those; a detector whose filters are
-shared by all pixels does not need to see every place. So the only way from this encoder to metric positions leads
-through spatial soft-maxima (one pixel position for each map) and one plane-projective map for each of them, the form
-that pixels of points on a table must take whatever the camera's pose.
+shared by all pixels need not see every place. So the only way from this encoder to a metric position leads through a
+map over pixels and the camera's geometry.
 """
 
 from __future__ import annotations
@@ -25,72 +24,59 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor, text_BE: Tensor) -> Tensor:
         scale, shift = self.film(text_BE)[:, :, None, None].chunk(2, dim=1)
-        return x + F.gelu(self.conv(x) * (1.0 + scale) + shift, approximate="tanh")
+        return x + F.relu(self.conv(x) * (1.0 + scale) + shift)
 
 
-class KeypointEncoder(nn.Module):
-    """Images [B, 3, H, W] (zero-centred, H and W divisible by 8) to M keypoints on an H/2 x W/2 grid.
+class ImageTrunk(nn.Module):
+    """Images [B, 3, H, W] (zero-centred, H and W divisible by 4) to features.
 
-    Returns (all float32):
-        keypoints_BM2: image coordinates (right, down), both -1 ... 1 over the image.
-        values_BMC: features read at each map's place.
-        context_BC: a summary of the whole image.
+    Returns fine features [B, channels, H/2, W/2] and a summary of the whole image [B, coarse_channels].
     """
 
-    def __init__(self, maps: int, channels: int, text_width: int) -> None:
+    def __init__(self, channels: int, coarse_channels: int, text_width: int) -> None:
         super().__init__()
-        self.maps, self.channels = maps, channels
         self.stem = nn.Conv2d(3, channels, 5, stride=2, padding=2)
-        self.blocks = nn.ModuleList(ConvBlock(channels, dilation, text_width) for dilation in (1, 2, 1))
-        self.coarse = nn.Conv2d(channels, 2 * channels, 3, padding=1)
-        self.coarser = nn.Conv2d(2 * channels, 2 * channels, 3, stride=2, padding=1)
-        self.widen = nn.Conv2d(2 * channels, channels, 1)
+        self.down = nn.Conv2d(channels, coarse_channels, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(ConvBlock(coarse_channels, dilation, text_width) for dilation in (1, 2, 4))
+        self.up = nn.Conv2d(coarse_channels, channels, 1)
         self.last = ConvBlock(channels, 1, text_width)
-        self.to_maps = nn.Conv2d(channels, maps, 1)
-        self.to_values = nn.Conv2d(channels, channels, 1)
-        self.to_context = nn.Linear(2 * channels, channels)
 
-    def forward(self, image_B3HW: Tensor, text_BE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = F.gelu(self.stem(image_B3HW), approximate="tanh")
+    def forward(self, image_B3HW: Tensor, text_BE: Tensor) -> tuple[Tensor, Tensor]:
+        fine = F.relu(self.stem(image_B3HW))
+        coarse = F.relu(self.down(fine))
         for block in self.blocks:
-            x = block(x, text_BE)
-        # Context from a quarter of the grid tells a cube on the table from one between the fingers.
-        coarse = F.gelu(self.coarse(F.avg_pool2d(x, 4)), approximate="tanh")
-        coarse = coarse + F.interpolate(F.gelu(self.coarser(coarse), approximate="tanh"), coarse.shape[2:])
-        x = x + F.interpolate(self.widen(coarse), x.shape[2:], mode="bilinear", align_corners=False)
-        x = self.last(x, text_BE)
-        logits, features = self.to_maps(x), self.to_values(x)
-        # Half precision would round a keypoint to whole cells, so reading the maps is done in single.
-        with torch.autocast(x.device.type, enabled=False):
-            attention_BMN = logits.float().flatten(2).softmax(dim=2)
-            keypoints = attention_BMN @ image_grid(x.shape[2], x.shape[3], x.device)
-            values = attention_BMN @ features.float().flatten(2).transpose(1, 2)
-            context = self.to_context(coarse.float().mean(dim=(2, 3)))
-        return keypoints, values, context
+            coarse = block(coarse, text_BE)
+        up = F.interpolate(self.up(coarse), fine.shape[2:], mode="bilinear", align_corners=False)
+        return self.last(fine + up, text_BE), coarse.float().mean(dim=(2, 3))
 
 
-def image_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
+def cell_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """Centres of grid cells [H*W, 2] as (right, down) in -1 ... 1 over the image's full extent."""
     right = (2.0 * torch.arange(width, device=device) + 1.0) / width - 1.0
     down = (2.0 * torch.arange(height, device=device) + 1.0) / height - 1.0
     return torch.stack([right.repeat(height), down.repeat_interleave(width)], dim=1)
 
 
-class PlaneProjection(nn.Module):
-    """One projective map for each keypoint: ``p = (A [u v 1]) / (1 + c . [u v])``, from pixels to 3-D points.
+def target_map(position_B2: Tensor, height: int, width: int, spread_cells: float) -> Tensor:
+    """Distributions [B, H*W] of a Gaussian around image positions (-1 ... 1); positions outside stay at the border."""
+    half_cell = position_B2.new_tensor([1.0 / width, 1.0 / height])
+    inside = torch.minimum(torch.maximum(position_B2, half_cell - 1.0), 1.0 - half_cell)
+    cells = (cell_centres(height, width, position_B2.device)[None] - inside[:, None]) / (2.0 * half_cell)
+    weight = torch.exp(-0.5 * cells.square().sum(-1) / spread_cells**2)
+    return weight / weight.sum(1, keepdim=True)
 
-    Points of a plane in space and their pixels are related exactly so; the eleven numbers of a map are learned.
-    Output [B, M, 3] in the caller's (normalised) units.
+
+def peak_position(probability_BN: Tensor, height: int, width: int, radius: int) -> tuple[Tensor, Tensor]:
+    """Mean position [B, 2] and weights [B, N] of a map's mass within ``radius`` cells of its peak.
+
+    The window keeps a second, weaker candidate far away from pulling the position into the empty middle.
     """
-
-    def __init__(self, maps: int) -> None:
-        super().__init__()
-        self.numerator = nn.Parameter(0.5 * torch.randn(maps, 3, 3))
-        self.denominator = nn.Parameter(torch.zeros(maps, 2))
-
-    def forward(self, keypoints_BM2: Tensor) -> Tensor:
-        homogeneous = torch.cat([keypoints_BM2, torch.ones_like(keypoints_BM2[..., :1])], dim=-1)
-        point = torch.einsum("mij,bmj->bmi", self.numerator, homogeneous)
-        # tanh keeps the horizon out of the image while the map is being learned.
-        depth = 1.0 + 0.9 * torch.tanh((self.denominator * keypoints_BM2).sum(-1, keepdim=True))
-        return point / depth
+    peak = probability_BN.argmax(1)
+    row, column = peak // width, peak % width
+    index = torch.arange(height * width, device=probability_BN.device)
+    far_row = (index // width)[None] - row[:, None]
+    far_column = (index % width)[None] - column[:, None]
+    window = (far_row.abs() <= radius) & (far_column.abs() <= radius)
+    weight = probability_BN * window
+    weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-12)
+    return weight @ cell_centres(height, width, probability_BN.device), weight

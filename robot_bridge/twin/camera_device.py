@@ -51,8 +51,8 @@ class TwinCameraDevice:
         camera = calibration.camera
         if size != (camera.width, camera.height):
             raise TwinCameraError(
-                f"the frames in {directory} are {size[0]}x{size[1]} but camera.yaml says {camera.width}x{camera.height}; "
-                "restart the lab"
+                f"the frames in {directory} are {size[0]}x{size[1]} but camera.yaml says "
+                f"{camera.width}x{camera.height}; restart the lab"
             )
         self.size = size
         self.device = rs.software_device()
@@ -61,7 +61,9 @@ class TwinCameraDevice:
         self.device.register_info(rs.camera_info.product_line, "D400")
         self._depth_sensor, self._depth_profile = self._add_depth(camera)
         self._color_sensor, self._color_profile = self._add_color(camera)
-        self._depth_profile.register_extrinsics_to(self._color_profile, rs.extrinsics())
+        same_place = rs.extrinsics()  # starts as all zeros, not as the identity
+        same_place.rotation, same_place.translation = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], [0.0] * 3
+        self._depth_profile.register_extrinsics_to(self._color_profile, same_place)
         self.device.create_matcher(rs.matchers.default)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._feed, name="twin-camera", daemon=True)
@@ -94,12 +96,12 @@ class TwinCameraDevice:
 
     def _push(self, frame: Frame) -> None:
         rs = self._rs
-        height, width = frame.z16.shape
+        width = frame.z16.shape[1]
         for sensor, profile, pixels, bytes_per_pixel in (
             (self._depth_sensor, self._depth_profile, frame.z16, 2),
             (self._color_sensor, self._color_profile, frame.rgb, 3),
         ):
-            video = rs.software_video_frame()
+            video = rs.software_video_frame()  # one per frame: a second set of pixels would free the first's
             video.pixels = pixels
             video.stride = width * bytes_per_pixel
             video.bpp = bytes_per_pixel

@@ -140,10 +140,12 @@ class ControllerProcess:
         if controller.tick % FAULTS_EVERY_TICKS == 0:
             if self._faults.poll():
                 self._apply_faults()
-            self._sweep()
 
     def _serve(self, timeout_s: float) -> None:
         """Wait for the deadline or for the first readable socket and handle what came."""
+        # A connection that broke while we sent to it must leave before select sees its dead descriptor.
+        if any(connection.closed for connection in self._connections.values()):
+            self._forget_closed()
         connections, listeners = self._connections, self._listeners
         lab = {sock.fileno(): sock for sock in self._lab_server.sockets()} if self._lab_server else {}
         writers = [fd for fd, connection in connections.items() if connection.outgoing]
@@ -159,11 +161,8 @@ class ControllerProcess:
                     connections[accepted.socket.fileno()] = accepted
             elif self._lab_server is not None:
                 self._lab_server.serve([lab[fd]])
-        if any(connection.closed for connection in connections.values()):
-            self._sweep()
 
-    def _sweep(self) -> None:
-        """Forget closed connections."""
+    def _forget_closed(self) -> None:
         self._connections = {fd: c for fd, c in self._connections.items() if not c.closed}
         self._grippers = [gripper for gripper in self._grippers if not gripper.closed]
 

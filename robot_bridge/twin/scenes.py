@@ -76,7 +76,7 @@ def scene_xml(task_id: str, deltas: DhDeltas | None, width: int, height: int) ->
         root,
         "option",
         timestep=TIMESTEP_S,
-        integrator="implicitfast",
+        integrator="Euler",
         cone="elliptic",
         impratio=10,
         iterations=20,

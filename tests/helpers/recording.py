@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from prophrl_interfaces.msg import GripperState, ServoStatus
+from prophrl_nodes.recorder.episode import EpisodeInfo, EpisodeStore
+from prophrl_nodes.recorder.writer import BagWriter
 from rclpy.serialization import serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Image
-
-from prophrl_nodes.recorder.episode import EpisodeInfo, EpisodeStore
-from prophrl_nodes.recorder.writer import BagWriter
 
 COLOR = "/camera/color/image_raw"
 DEPTH = "/camera/aligned_depth_to_color/image_raw"

@@ -91,26 +91,22 @@ def test_after_waiting_too_long_it_says_nothing_more_until_it_is_reset() -> None
     assert player.state is PlayerState.EXECUTING
 
 
-def test_the_opening_of_an_action_is_commanded_when_its_step_is_complete() -> None:
+def test_the_opening_of_an_action_is_commanded_when_its_motion_begins() -> None:
     actions = np.zeros((3, 7))
     actions[:, 6] = (1.0, 0.4, 0.0)
     player = ChunkPlayer(wait_s=1.0)
     player.play(a_chunk(rows=3, execute=3, actions_CHD=actions), 0.0)
     openings = {round(t, 3): opening for t, _, opening in run(player, 0.0, 0.4)}
-    assert math.isnan(openings[0.05])
-    assert openings[0.1] == openings[0.19] == 1.0
-    assert openings[0.2] == openings[0.29] == 0.4
-    assert openings[0.3] == openings[0.4] == 0.0
+    assert openings[0.0] == openings[0.09] == 1.0
+    assert openings[0.1] == openings[0.19] == 0.4
+    assert openings[0.2] == openings[0.4] == 0.0
 
 
-def test_between_chunks_the_gripper_keeps_its_last_opening() -> None:
+def test_while_waiting_the_gripper_keeps_the_opening_of_the_last_executed_action() -> None:
     player = ChunkPlayer(wait_s=1.0)
-    player.play(a_chunk(execute=20), 0.0)
-    run(player, 0.0, 2.1)
-    player.play(a_chunk(sequence=2), 2.2)
-    setpoint = player.step(2.21)
-    assert setpoint is not None
-    assert setpoint.opening == 0.0
+    player.play(a_chunk(execute=10), 0.0)
+    waiting = [opening for t, _, opening in run(player, 0.0, 1.5) if t > 1.0]
+    assert waiting == pytest.approx([1.0 - 9 / 19] * len(waiting))
 
 
 def test_openings_outside_the_gripper_are_clipped() -> None:
@@ -119,7 +115,7 @@ def test_openings_outside_the_gripper_are_clipped() -> None:
     player = ChunkPlayer(wait_s=1.0)
     player.play(a_chunk(rows=2, execute=2, actions_CHD=actions), 0.0)
     openings = {round(t, 3): opening for t, _, opening in run(player, 0.0, 0.3)}
-    assert (openings[0.1], openings[0.2]) == (1.0, 0.0)
+    assert (openings[0.05], openings[0.2]) == (1.0, 0.0)
 
 
 def test_a_starved_process_goes_on_late_instead_of_leaping() -> None:

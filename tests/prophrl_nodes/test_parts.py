@@ -147,7 +147,7 @@ def test_camera_info_carries_the_pinhole_model() -> None:
 
 def test_cells_are_found_by_name_and_a_wrong_name_lists_the_right_ones() -> None:
     assert find_cell("twin").name == "twin.yaml"
-    with pytest.raises(CellError, match="there are .*twin"):
+    with pytest.raises(CellError, match=r"there are .*twin"):
         find_cell("laboratory")
-    with pytest.raises(CellError, match="no cell file at /nowhere/cell.yaml"):
+    with pytest.raises(CellError, match=r"no cell file at /nowhere/cell\.yaml"):
         find_cell("/nowhere/cell.yaml")

@@ -140,9 +140,7 @@ def test_topics_are_found_under_a_namespace_and_ambiguity_is_refused(bag: Bag) -
 
 
 def test_a_missing_topic_is_reported_with_what_is_there(bag: Bag) -> None:
-    with pytest.raises(
-        BagError, match=r"'joint_states' is missing; there is /camera/aligned.*/tcp_pose_broadcaster/pose"
-    ):
+    with pytest.raises(BagError, match=r"'joint_states' is missing; there is /camera/.*/tcp_pose_broadcaster/pose"):
         bag.resolve("joint_states")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import Image
 
 from calibration.poses import ActionConvention, from_euler, integrate
 from prophrl_models.data.bag import Bag, BagError
@@ -141,10 +143,8 @@ def test_a_depth_image_on_the_colour_topic_is_refused_with_topic_and_time(tmp_pa
         convert(replace(recording, sent=tuple(grey)), tmp_path)
 
 
-def _as(message, encoding: str):  # type: ignore[no-untyped-def]
-    message = type(message)(
-        **{f.lstrip("_"): getattr(message, f.lstrip("_")) for f in message.__slots__ if "check" not in f}
-    )
+def _as(message: Image, encoding: str) -> Image:
+    message = copy.deepcopy(message)
     message.encoding = encoding
     return message
 

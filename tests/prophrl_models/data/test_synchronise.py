@@ -99,7 +99,7 @@ def test_the_order_of_arrival_does_not_matter_once_all_samples_are_there(
     stamps: list[int], now: int, seed: int
 ) -> None:
     def ask(order: list[int]) -> object:
-        synchroniser = Synchroniser(SyncSpec(max_age_s={s: 1e-6 for s in STREAMS}))
+        synchroniser = Synchroniser(SyncSpec(max_age_s=dict.fromkeys(STREAMS, 1e-06)))
         for stamp in order:
             synchroniser.push(TCP_POSE, stamp, transform([stamp, 0, 0]))
         snapshot = synchroniser.snapshot(now)

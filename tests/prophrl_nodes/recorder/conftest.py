@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rosbags.typesys import Stores, get_typestore
-
 from prophrl_nodes.recorder.metadata import OfferedQos
 from prophrl_nodes.recorder.writer import BagWriter
+from rosbags.typesys import Stores, get_typestore
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 START_NS = 1_760_000_000_000_000_000

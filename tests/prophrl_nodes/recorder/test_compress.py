@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from mcap.reader import make_reader
-from rosbags.rosbag2 import Reader
-
 from prophrl_nodes.recorder.compress import CompressError, compress_bag
+from rosbags.rosbag2 import Reader
 
 MakeBag = Callable[..., Path]
 

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from prophrl_nodes.recorder.episode import DiskFullError, EpisodeError, EpisodeInfo, EpisodeStore, open_episode
 
 

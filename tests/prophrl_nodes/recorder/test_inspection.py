@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from prophrl_nodes.recorder.inspection import check_bag, inspect_bag
 
 MakeBag = Callable[..., Path]

@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mcap.exceptions import McapError
 from mcap.reader import make_reader
 from mcap.records import Message
-from rosbags.rosbag2 import Reader, ReaderError
-
 from prophrl_nodes.recorder.mcap_records import Damage, read_records
 from prophrl_nodes.recorder.recover import RecoverError, RecoverStatus, recover_bag
+from rosbags.rosbag2 import Reader
 
 MakeBag = Callable[..., Path]
 
@@ -67,8 +67,8 @@ def test_kill_9_loses_at_most_the_flush_period_and_recovery_brings_back_the_rest
     written = max([written, *(int(x) for x in process.stdout.read().split("\n")[:-1] if x)])
     process.wait()
     folder = tmp_path / "incomplete" / "killed"
-    with pytest.raises(ReaderError), Reader(folder):
-        pass  # without recovery no reader opens it
+    with open(folder / "killed_0.mcap", "rb") as file, pytest.raises(McapError):
+        make_reader(file).get_summary()  # nothing that seeks can open it as it is
 
     report = recover_bag(folder)
 

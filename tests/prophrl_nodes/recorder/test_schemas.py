@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-
 from prophrl_nodes.recorder.schemas import SchemaError, message_schema
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 TYPES = [
     "sensor_msgs/msg/Image",

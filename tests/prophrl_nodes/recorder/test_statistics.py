@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from prophrl_nodes.recorder.statistics import TopicStatistics
 
 MS = 1_000_000

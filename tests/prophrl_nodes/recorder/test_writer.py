@@ -14,14 +14,13 @@ import pytest
 import yaml
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
-from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_typestore
-
 from prophrl_nodes.recorder.mcap_records import Damage, read_records
 from prophrl_nodes.recorder.metadata import OfferedQos, parse_qos_yaml, qos_yaml
 from prophrl_nodes.recorder.recover import RecoverStatus, recover_bag
 from prophrl_nodes.recorder.schemas import message_schema
 from prophrl_nodes.recorder.writer import BagWriteError, BagWriter
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_typestore
 
 MakeBag = Callable[..., Path]
 
@@ -31,7 +30,7 @@ def test_rosbags_opens_the_bag_and_finds_everything_in_it(make_bag: MakeBag) -> 
     store = get_typestore(Stores.ROS2_JAZZY)
     with Reader(folder) as reader:
         assert reader.message_count == 41
-        assert reader.start_time == 1_760_000_000_000_001_000
+        assert reader.start_time == 1_760_000_000_000_000_000
         by_topic = {c.topic: c for c in reader.connections}
         assert by_topic["/joint_states"].msgcount == 40
         assert by_topic["/joint_states"].digest == message_schema("sensor_msgs/msg/JointState").type_hash

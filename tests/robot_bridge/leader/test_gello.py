@@ -116,7 +116,7 @@ def test_servos_left_at_their_factory_baud_rate_are_found_and_raised(start_leade
 
 def test_without_permission_to_configure_the_wrong_baud_rate_is_an_error(start_leader: Any) -> None:
     leader = start_leader(servo_baud=57_600)
-    with pytest.raises(ServoNotConfigured, match="servo 1 .* is set to 57600 baud, the cell file says 1000000"):
+    with pytest.raises(ServoNotConfigured, match=r"servo 1 .* is set to 57600 baud, the cell file says 1000000"):
         Gello(leader.config, configure=False).connect()
 
 
@@ -141,7 +141,7 @@ def test_old_firmware_without_fast_reads_is_read_with_sync_reads(leader: Any, co
 
 
 def test_angles_start_on_the_turn_nearest_the_follower(leader: Any, connect: Connect) -> None:
-    follower = np.array(HOME) + [0.0, 0.0, 0.0, 0.0, 2 * math.pi, -2 * math.pi]
+    follower = np.array(HOME) + np.array([0.0, 0.0, 0.0, 0.0, 2 * math.pi, -2 * math.pi])
     gello = connect(leader, follower + 0.4)
     assert gello.read().q_6 == pytest.approx(follower, abs=COUNT_RAD)
     gello.rewrap(HOME)
@@ -279,7 +279,7 @@ def test_offsets_measured_in_a_jig_make_a_crooked_leader_read_true(start_leader:
     )
     leader = start_leader(offsets=crooked, offsets_file=str(tmp_path / "leaders.yaml"))
     gello = Gello(leader.config)
-    with pytest.raises(OffsetsError, match="no leader offsets at .*jig pose"):
+    with pytest.raises(OffsetsError, match=r"no leader offsets at .*jig pose"):
         gello.connect()
 
     fresh = Gello(leader.config, offsets=crooked)  # any offsets will do to read raw counts

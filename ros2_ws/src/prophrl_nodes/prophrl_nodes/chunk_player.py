@@ -1,8 +1,8 @@
 """Plays one action chunk after another: from pose deltas at the control rate to a stream of TCP poses.
 
 Pure and clockless: the time of each step is passed in. A chunk's poses are integrated once from its reference; between
-them the target moves on a straight line at constant rate. The opening of action k is commanded when step k is
-complete, since an action holds the opening that was commanded when the next observation was taken.
+them the target moves on a straight line at constant rate. The opening of an action is commanded when the motion of
+that action begins, as in the fast lane: the gripper needs the time of a step to answer.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ class ChunkPlayer:
             # The tiny share makes a clock summed up from 100 small steps reach the row's end on time.
             progress = self._clock_s * chunk.rate_hz + 1e-9
             self.executed = min(int(progress), chunk.execute_length)
-            if self.executed:
-                self._opening = float(np.clip(chunk.actions_CHD[self.executed - 1, 6], 0.0, 1.0))
+            row = min(self.executed, chunk.execute_length - 1)
+            self._opening = float(np.clip(chunk.actions_CHD[row, 6], 0.0, 1.0))
             if self.executed < chunk.execute_length:
                 at, fraction = self.executed, progress - int(progress)
                 pose = interpolate(self._poses[at], self._poses[at + 1], min(1.0, fraction))

@@ -23,6 +23,9 @@ ARM_JOINTS = (
 )
 """Joint names of ur_robot_driver, from base to wrist; our arrays are in this order."""
 
+CAMERA_FRAME = "camera_color_optical_frame"
+"""Frame of the colour image and of the depth that is registered to it (z forward)."""
+
 GRIPPER_JOINT = "gripper"
 """Seventh joint of the leader: its position is the opening fraction, 0 closed, 1 open."""
 

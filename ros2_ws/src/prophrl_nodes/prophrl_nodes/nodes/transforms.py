@@ -19,12 +19,11 @@ from calibration.poses import transform
 from prophrl_nodes import qos
 from prophrl_nodes.camera_file import CameraFile
 from prophrl_nodes.cells import open_cell
-from prophrl_nodes.messages import header, to_nanoseconds, transform_stamped
+from prophrl_nodes.messages import CAMERA_FRAME, header, to_nanoseconds, transform_stamped
 from prophrl_nodes.node_base import CELL_PARAMETERS
 from prophrl_nodes.ros import Health, Level, ParameterSpec, ProphNode, RateMeter, Value, run
 
 T_BASE_LINK_BASE = transform((0.0, 0.0, 0.0), Rotation.from_euler("z", math.pi))
-CAMERA_FRAME = "camera_color_optical_frame"
 
 PARAMETERS = (*CELL_PARAMETERS, ParameterSpec("tf_prefix", "", "put before every frame name, for several cells"))
 
