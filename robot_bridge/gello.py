@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 MODELS = {1190: "XL330-M077", 1200: "XL330-M288"}
 HOME_Q_6 = (0.0, -math.pi / 2, math.pi / 2, -math.pi / 2, -math.pi / 2, 0.0)
-"""Pose next to which joint angles are taken at connection, when no other pose is given."""
+"""Pose next to which joint angles are taken at the first connection, when no other pose is given."""
 
 _BAUD, _RETURN_DELAY, _TORQUE, _HARDWARE_ERROR, _POSITION, _VOLTAGE = 8, 9, 64, 70, 132, 144
 _ATTEMPTS = 3
@@ -109,12 +109,13 @@ class Gello:
         self.retries = 0
         """Readings that needed a second attempt since ``connect``."""
 
-    def connect(self, near_q_6: ArrayLike = HOME_Q_6) -> LeaderReport:
+    def connect(self, near_q_6: ArrayLike | None = None) -> LeaderReport:
         """Open the port, check every servo, make it fast and limp, and take the first reading.
 
         Args:
             near_q_6: joint angles [6] in radians; each joint is taken on the turn nearest to this (give the
-                follower's measured angles). Encoders are absolute only within a turn after power-up.
+                follower's measured angles), as encoders are absolute only within a turn after power-up. None takes
+                the last reading, and ``HOME_Q_6`` at the first connection.
 
         Raises:
             LeaderError: one of the classes in ``leader_errors``, or ``OffsetsError`` from the offsets file.
@@ -128,7 +129,8 @@ class Gello:
             changes = self._set_up(baud_by_id)
             self._fast_reads = self._try_reads()
             self._failures = self.retries = 0
-            self._last_q_6 = np.asarray(near_q_6, dtype=np.float64)
+            if near_q_6 is not None:
+                self.rewrap(near_q_6)
             self.read()
         except BaseException:
             self.close()

@@ -45,14 +45,14 @@ class TinyConfig:
         cond_width: width of condition tokens.
         waypoint_weight: weight of the auxiliary waypoint loss.
         reference_euler: orientation [3] rad about which rotations are small; the demonstrations' typical one.
-        bf16: multiply matrices in bfloat16 (twice as fast where the CPU has AVX512-BF16).
+        bf16: convolve in bfloat16 (twice as fast where the CPU has AVX512-BF16).
     """
 
     maps: int = 8
     channels: int = 32
     coarse_channels: int = 48
     width: int = 128
-    depth: int = 3
+    depth: int = 2
     heads: int = 4
     cond_width: int = 128
     waypoint_weight: float = 1.0
@@ -107,13 +107,13 @@ class TinyPolicy(FlowPolicy):
             features, context = self.trunk((image - 112.0) / 64.0, text)
             maps = self.to_maps(features).float().flatten(2)  # [B, M, N]
         height, width = features.shape[2:]
-        features = features.float().flatten(2)  # [B, C, N]
+        features = features.float().permute(0, 2, 3, 1).flatten(1, 2)  # [B, N, C]; the memory is laid out so already
         state = self.to_units(inputs.state_B7)
         situation = torch.cat([text, state, context], 1)
 
-        logits = torch.einsum("bc,bcn->bn", self.query(situation), features)
+        logits = (features @ self.query(situation)[:, :, None]).squeeze(2)
         position, weight = peak_position(logits.softmax(1), height, width, PEAK_RADIUS)
-        seen = torch.einsum("bn,bcn->bc", weight, features)
+        seen = (weight[:, None] @ features).squeeze(1)
         rest = self.waypoint(torch.cat([situation, seen], 1))  # height, rotation vector, opening logit
         z_m = rest[:, 0] * UNIT_M + self.spec.state_scaling.offset[2]
         point = self.to_units(torch.cat([self.camera.at_height(position, z_m), inputs.state_B7[:, 3:]], 1))[:, :3]
@@ -123,7 +123,7 @@ class TinyPolicy(FlowPolicy):
         near = torch.cat([to_go, torch.tanh(to_go[:, :3] / 0.5), torch.tanh(to_go[:, :3] / 0.12), rest[:, 4:5]], 1)
         vector = self.summary(torch.cat([situation, near, seen], 1))
         attention = maps.softmax(2)
-        values = attention @ features.transpose(1, 2)
+        values = attention @ features
         keypoints = attention @ cell_centres(height, width, image.device)
         tokens = self.keypoint_token(torch.cat([values, keypoints], 2)) + self.keypoint_name
         tokens = torch.cat([tokens, text[:, None], vector[:, None]], 1)
@@ -141,9 +141,8 @@ class TinyPolicy(FlowPolicy):
         return waypoint * UNIT_M + waypoint.new_tensor(self.spec.state_scaling.offset[:3])
 
     def velocity(self, cond: Cond, x_BCD: Tensor, t_B: Tensor) -> Tensor:
-        with self._half(x_BCD.device):
-            v: Tensor = self.head(cond, x_BCD, t_B)
-        return v.float()
+        v: Tensor = self.head(cond, x_BCD, t_B)
+        return v
 
     def sft_loss(self, batch: TrainingBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Flow matching plus the waypoint loss; see ``FlowPolicy``."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from scipy.special import betaincinv, ndtri
+
+Alternative = Literal["two-sided", "b is better"]
 
 
 @dataclass(frozen=True)
@@ -90,21 +93,21 @@ def difference_interval(
     )
 
 
-def fisher_exact(successes_a: int, trials_a: int, successes_b: int, trials_b: int) -> float:
-    """Two-sided p-value of "both rates are equal" for two independent sets of trials.
+def fisher_exact(
+    successes_a: int, trials_a: int, successes_b: int, trials_b: int, alternative: Alternative = "two-sided"
+) -> float:
+    """p-value of "both rates are equal" for two independent sets of trials.
 
-    Sums the probabilities of all tables with the same margins that are no likelier than the one seen; integers
-    throughout, so that ties are ties.
+    "two-sided" sums the probabilities of all tables with the same margins that are no likelier than the one seen;
+    "b is better" sums those in which b did at least as well. Integers throughout, so that ties are ties.
 
     Raises:
-        ValueError: impossible counts.
+        ValueError: impossible counts, or another alternative.
     """
     _check_count(successes_a, trials_a)
     _check_count(successes_b, trials_b)
-    margin = successes_a + successes_b
-    weights = _hypergeometric(trials_a, trials_b, margin)
-    seen = weights[successes_a]
-    return sum(weight for weight in weights.values() if weight <= seen) / sum(weights.values())
+    weights = _hypergeometric(trials_a, trials_b, successes_a + successes_b)
+    return _p_values(weights, alternative)[successes_a]
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -119,33 +122,49 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
         raise ValueError(f"counts cannot be negative, got {only_a} and {only_b}")
     discordant = only_a + only_b
     tail = sum(math.comb(discordant, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**discordant)
+    return min(1.0, 2 * tail / (1 << discordant))
 
 
-def fisher_power(rate_a: float, rate_b: float, trials: int, alpha: float = 0.05) -> float:
-    """Chance that Fisher's test tells two true rates apart, with ``trials`` on each side.
+def fisher_power(
+    rate_a: float, rate_b: float, trials: int, alpha: float = 0.05, alternative: Alternative = "two-sided"
+) -> float:
+    """Chance that Fisher's test tells two true rates apart, with ``trials`` on each side; exact, not simulated.
 
     Raises:
-        ValueError: rates outside [0, 1], or no trials.
+        ValueError: rates outside [0, 1], no trials, or another alternative.
     """
     if not (0.0 <= rate_a <= 1.0 and 0.0 <= rate_b <= 1.0) or trials < 1:
         raise ValueError(f"power needs rates in [0, 1] and trials, got {rate_a}, {rate_b}, {trials}")
-    binomial_a = [math.comb(trials, k) * rate_a**k * (1 - rate_a) ** (trials - k) for k in range(trials + 1)]
-    binomial_b = [math.comb(trials, k) * rate_b**k * (1 - rate_b) ** (trials - k) for k in range(trials + 1)]
+    chance_a, chance_b = _binomial(rate_a, trials), _binomial(rate_b, trials)
     power = 0.0
     for margin in range(2 * trials + 1):
-        weights = _hypergeometric(trials, trials, margin)
-        total = sum(weights.values())
-        smaller = 0
-        groups: dict[int, list[int]] = {}
-        for a, weight in weights.items():
-            groups.setdefault(weight, []).append(a)
-        for weight in sorted(groups):
-            smaller += weight * len(groups[weight])
-            if smaller / total > alpha:
-                break
-            power += sum(binomial_a[a] * binomial_b[margin - a] for a in groups[weight])
+        p_values = _p_values(_hypergeometric(trials, trials, margin), alternative)
+        power += sum(chance_a[k] * chance_b[margin - k] for k, p in p_values.items() if p <= alpha)
     return power
+
+
+def _p_values(weights: dict[int, int], alternative: Alternative) -> dict[int, float]:
+    """p-value of each table, named by the successes on side a; ``weights`` are in rising order of those."""
+    if alternative == "two-sided":
+        order = sorted(weights, key=lambda k: weights[k])
+    elif alternative == "b is better":
+        order = list(weights)  # fewer successes on side a first
+    else:
+        raise ValueError(f"unknown alternative {alternative!r}, choose 'two-sided' or 'b is better'")
+    total, so_far = sum(weights.values()), 0
+    p_values: dict[int, float] = {}
+    for k in order:
+        so_far += weights[k]
+        p_values[k] = so_far / total
+    if alternative == "two-sided":  # of tables that are equally likely, all count or none
+        last = {weights[k]: p_values[k] for k in order}
+        p_values = {k: last[weights[k]] for k in order}
+    return p_values
+
+
+def _binomial(rate: float, trials: int) -> list[float]:
+    """Probability of 0 .. ``trials`` successes."""
+    return [float(math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k)) for k in range(trials + 1)]
 
 
 def _hypergeometric(trials_a: int, trials_b: int, margin: int) -> dict[int, int]:

@@ -166,7 +166,8 @@ class ArmControl:
         if self._next is not None and mover is not self._mover:
             raise ScriptError("another thread is already controlling the robot; stop it before moving from here")
         for i, value in enumerate(q):
-            if abs(value) > JOINT_POSITION_LIMITS_RAD[i]:
+            # Written so that NaN fails, too.
+            if not abs(value) <= JOINT_POSITION_LIMITS_RAD[i]:
                 raise ScriptError(f"joint {i} would turn to {value:.3f} rad, beyond its position limit")
         self._next, self._mover = q, mover
 
@@ -247,14 +248,12 @@ class ArmControl:
             largest = max(map(abs, change))
             reached = largest <= a * PERIOD_S
             scale = 1.0 if reached else a * PERIOD_S / largest
-            self._command(
-                [q + (now + scale * c) * PERIOD_S for q, now, c in zip(self.q, self.qd, change, strict=True)]
-            )
+            self._command([q + (now + scale * c) * PERIOD_S for q, now, c in zip(self.q, self.qd, change, strict=True)])
             yield
             if reached and t <= 0.0:
                 return
 
-    def speedl(self, xd: Sequence[float], a: float = 1.2, t: float = 0.0, aRot: float = 0.0) -> Frames:  # noqa: N803
+    def speedl(self, xd: Sequence[float], a: float = 1.2, t: float = 0.0, aRot: float = 0.0) -> Frames:
         """Accelerate the TCP to a velocity [6] in base; returns like ``speedj``."""
         for _ in self._frames(t):
             reached = self._towards_twist([float(value) for value in xd], a, aRot or a)
@@ -266,7 +265,7 @@ class ArmControl:
         """Brake all joints at a rad/s^2."""
         yield from self._settle(a)
 
-    def stopl(self, a: float = 1.2, aRot: float = 0.0) -> Frames:  # noqa: N803
+    def stopl(self, a: float = 1.2, aRot: float = 0.0) -> Frames:
         """Brake the TCP along its line at a m/s^2."""
         while not self.at_rest:
             self._towards_twist([0.0] * 6, a, aRot or a)
@@ -306,8 +305,8 @@ class ArmControl:
         share = max(linear / (a * PERIOD_S), angular / (a_rot * PERIOD_S), 1.0)
         twist = [n + (w - n) / share for w, n in zip(wanted, now, strict=True)]
         jacobian = self._flange.jacobian(self.q)
-        flange_twist = self._shifted(twist)
-        qd = np.linalg.solve(jacobian @ jacobian.T + SINGULARITY_DAMPING**2 * np.eye(6), np.array(flange_twist)) @ jacobian
+        damped = jacobian @ jacobian.T + SINGULARITY_DAMPING**2 * np.eye(6)
+        qd = np.linalg.solve(damped, np.array(self._shifted(twist))) @ jacobian
         fastest = max(abs(float(v)) / limit for v, limit in zip(qd, JOINT_SPEED_LIMITS_RADPS, strict=True))
         if fastest > 1.0:
             raise ScriptError("a joint would exceed its speed limit on this line: too close to a singularity")

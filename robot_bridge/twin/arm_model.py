@@ -20,6 +20,7 @@ ARM_BIT, TABLE_BIT, OBJECT_BIT = 2, 1, 4
 COLLISION_GROUP = 3
 """Geoms of this group are felt, not seen."""
 JOINTS = tuple(f"joint{i}" for i in range(1, 7))
+BASE_MASS_KG = 4.0
 LINK_MASS_KG = (16.343, 28.542, 7.156, 3.054, 3.126, 0.926)
 EFFORT_LIMIT_NM = (738.0, 738.0, 433.0, 107.0, 107.0, 107.0)
 ROTOR_INERTIA_KGM2 = (3.0, 3.0, 1.5, 0.25, 0.25, 0.25)
@@ -55,7 +56,7 @@ def add_materials(asset: Element) -> None:
 def add_arm(worldbody: Element, dh: DhTable) -> Element:
     """Append base and six links; returns the body ``tool0`` (the flange frame), to which the gripper is mounted."""
     base = add(worldbody, "body", name="base")
-    _tube(base, (0, 0, 0), (0, 0, 0.06), 0.115, "ur_joint")
+    _tube(base, (0, 0, 0), (0, 0, 0.06), 0.115, "ur_joint", mass=BASE_MASS_KG)
     _tube(base, (0, 0, 0.06), (0, 0, 0.10), 0.095, "ur_grey")
     parent, a, d, alpha = base, 0.0, 0.0, 0.0
     for i in range(6):
@@ -72,6 +73,7 @@ def add_arm(worldbody: Element, dh: DhTable) -> Element:
             armature=ROTOR_INERTIA_KGM2[i],
             damping=1.0,
         )
+        add(hinge, "site", name=f"feel{i + 1}", type="sphere", size=(5.0,), group=4)
         _LINKS[i](hinge, dh, LINK_MASS_KG[i])
         a, d, alpha = dh.a[i], dh.d[i], dh.alpha[i]
         parent = hinge
@@ -92,6 +94,15 @@ def add_drives(actuator: Element) -> None:
             forcerange=(-effort, effort),
             forcelimited=True,
         )
+
+
+def add_arm_sensors(root: Element) -> None:
+    """Sum of the contact forces on each link that can touch anything (sensors ``touch2`` to ``touch6``)."""
+    sensor = root.find("sensor")
+    if sensor is None:
+        sensor = add(root, "sensor")
+    for i in range(2, 7):
+        add(sensor, "touch", name=f"touch{i}", site=f"feel{i}")
 
 
 def _shoulder(body: Element, dh: DhTable, mass: float) -> None:

@@ -39,6 +39,9 @@ class TwinCameraDevice:
         CalibrationFileError: ``camera.yaml`` is missing or broken.
     """
 
+    DEPTH_IN_COLOR_M = (0.0, 0.0, 0.0)
+    """Origin of the depth image in the colour camera's frame: the renderer takes both pictures from one place."""
+
     def __init__(self, rs: Any, directory: str | Path, rate_hz: int) -> None:
         self._rs = rs
         self._rate_hz = rate_hz
@@ -61,9 +64,10 @@ class TwinCameraDevice:
         self.device.register_info(rs.camera_info.product_line, "D400")
         self._depth_sensor, self._depth_profile = self._add_depth(camera)
         self._color_sensor, self._color_profile = self._add_color(camera)
-        same_place = rs.extrinsics()  # starts as all zeros, not as the identity
-        same_place.rotation, same_place.translation = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], [0.0] * 3
-        self._depth_profile.register_extrinsics_to(self._color_profile, same_place)
+        place = rs.extrinsics()  # starts as all zeros, not as the identity
+        place.rotation = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+        place.translation = list(self.DEPTH_IN_COLOR_M)
+        self._depth_profile.register_extrinsics_to(self._color_profile, place)
         self.device.create_matcher(rs.matchers.default)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._feed, name="twin-camera", daemon=True)

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from robot_bridge.cell import CellConfig, CellError, load_cell
@@ -72,6 +73,7 @@ class ControllerProcess:
         self._running = True
         self._clock = TickClock(PERIOD_S)
         self._faults = Faults(twin.directory)
+        self._faults.clear()  # a restarted lab begins healthy
         self._connections: dict[int, Connection] = {}
         self._grippers: list[RobotiqConnection] = []
         world = World(twin.task, dh_deltas=twin.dh_deltas, seed=twin.seed)
@@ -93,10 +95,9 @@ class ControllerProcess:
         except BaseException:
             self._close_sockets()
             raise
-        self._apply_faults()
 
-    def _listen(self, host: str, port: int, make: object) -> None:
-        listener = Listener(host, port, make)  # type: ignore[arg-type]
+    def _listen(self, host: str, port: int, make: Callable[[socket.socket], Connection]) -> None:
+        listener = Listener(host, port, make)
         self._listeners[listener.socket.fileno()] = listener
 
     def _connect_gripper(self, sock: socket.socket) -> RobotiqConnection:
@@ -138,8 +139,7 @@ class ControllerProcess:
         if controller.tick % SHARE_EVERY_TICKS == 0:
             self._share()
         if controller.tick % FAULTS_EVERY_TICKS == 0:
-            if self._faults.poll():
-                self._apply_faults()
+            self._poll_faults()
 
     def _serve(self, timeout_s: float) -> None:
         """Wait for the deadline or for the first readable socket and handle what came."""
@@ -161,6 +161,8 @@ class ControllerProcess:
                     connections[accepted.socket.fileno()] = accepted
             elif self._lab_server is not None:
                 self._lab_server.serve([lab[fd]])
+                # Turned by an operation just answered: act before the next request of anyone is served.
+                self._poll_faults()
 
     def _forget_closed(self) -> None:
         self._connections = {fd: c for fd, c in self._connections.items() if not c.closed}
@@ -172,7 +174,7 @@ class ControllerProcess:
             tick=controller.tick,
             stamp_ns=time.time_ns(),
             task=world.task.id,
-            scene_revision=self._lab.scene_revision,
+            scene_revision=controller.scene_revision,
             qpos=world.data.qpos,
             q=controller.state.actual_q,
             qd=controller.state.actual_qd,
@@ -185,8 +187,10 @@ class ControllerProcess:
             safety_mode=int(controller.modes.safety_mode),
         )
 
-    def _apply_faults(self) -> None:
+    def _poll_faults(self) -> None:
         faults = self._faults
+        if not faults.poll():
+            return
         self.controller.remote_control = not faults.on("not_in_remote")
         if faults.strikes("script_error"):
             self.controller.interpreter.fail("injected by the lab")
@@ -195,8 +199,10 @@ class ControllerProcess:
             self._clock.restart()
 
     def _close_sockets(self) -> None:
-        for closing in (*self._connections.values(), *self._listeners.values()):
-            closing.close()
+        for connection in self._connections.values():
+            connection.close()
+        for listener in self._listeners.values():
+            listener.close()
         if self._lab_server is not None:
             self._lab_server.close()
 

@@ -41,7 +41,9 @@ class Dashboard:
             "running": lambda _: f"Program running: {_text(self._playing)}",
             "programState": lambda _: self._program_state(),
             "isProgramSaved": lambda _: f"true {self._program or '<unnamed>'}",
-            "get loaded program": lambda _: f"Loaded program: {self._program}" if self._program else "No program loaded",
+            "get loaded program": lambda _: (
+                f"Loaded program: {self._program}" if self._program else "No program loaded"
+            ),
             "addToLog": lambda argument: self._log(argument),
             "setUserRole": lambda argument: self._set_role(argument),
             "getUserRole": lambda _: self._role or "LOCKED",

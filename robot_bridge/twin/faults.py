@@ -101,7 +101,7 @@ class Faults:
         return value > before
 
     def set(self, name: str, value: Value) -> None:
-        """Turn a switch and write the file atomically, so that no reader sees half of it.
+        """Turn a switch and write the file atomically, so that no reader sees half of it; ``poll`` reports the change.
 
         Raises:
             FaultError: unknown name, or a value outside what its kind allows.
@@ -132,7 +132,6 @@ class Faults:
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(self._values, indent=1, sort_keys=True) + "\n")
         temporary.replace(self.path)
-        self._seen_ns = os.stat(self._name).st_mtime_ns
 
 
 def fault_spec(name: str) -> FaultSpec:

@@ -4,7 +4,7 @@
 
 Draws from the published world state alone, so it can be killed and started again at any time. Frames are numbered by
 their place in the schedule: when rendering cannot keep up, or a fault drops a frame, the consumer sees a gap in the
-numbers as it does with a real camera. Prints "ready" once the first frame is out.
+numbers as it does with a real camera. Prints one line with "ready" once the first frame is out.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class CameraTwin:
         self._ring.write(frame_number, stamp_ns, rgb, z16)
         if not self._announced:
             self._announced = True
-            print(f"ready: camera {self._camera.width}x{self._camera.height} at {self._camera.rate_hz} Hz", flush=True)
+            size = f"{self._camera.width}x{self._camera.height}"
+            print(f"camera ready, {size} at {self._camera.rate_hz} Hz", flush=True)
 
     def _renderer_for(self, state: WorldState) -> Renderer:
         if self._renderer is None or self._renderer.task_id != state.task:
@@ -117,13 +118,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cell", required=True, type=Path, help="cell file (YAML)")
     parser.add_argument("--host", default="127.0.0.1", help="loopback address of this lab (default 127.0.0.1)")
     options = parser.parse_args(arguments)
-    twin = CameraTwin(load_cell(options.cell, host=options.host))
+    try:
+        twin = CameraTwin(load_cell(options.cell, host=options.host))
+    except (ValueError, OSError) as error:
+        print(f"camera: {error}", file=sys.stderr)
+        return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: twin.stop())
     try:
         twin.run()
     except RenderError as error:
-        print(f"the camera cannot render: {error}", file=sys.stderr)
+        print(f"camera: {error}", file=sys.stderr)
         return 1
     return 0
 

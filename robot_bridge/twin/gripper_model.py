@@ -30,7 +30,15 @@ KNUCKLE_LENGTH_M = 0.052
 _STIFFNESS_NPM = 8000.0
 _DAMPING_NSPM = 110.0
 _DRIVE_INERTIA_KG = 0.25
-_PAD = {"friction": (1.3, 0.02, 0.0005), "condim": 4, "priority": 2, "solref": (0.006, 1.0), "solimp": (0.95, 0.99, 0.001)}
+_PRESSING_M = 0.001
+"""A reference this far beyond the fingers is force, not lag."""
+_PAD = {
+    "friction": (1.3, 0.02, 0.0005),
+    "condim": 4,
+    "priority": 2,
+    "solref": (0.006, 1.0),
+    "solimp": (0.95, 0.99, 0.001),
+}
 
 
 def add_gripper(tool0: Element) -> None:
@@ -64,7 +72,8 @@ def _add_finger(gripper: Element, name: str, side: float) -> None:
     pivot_x, pivot_z = KNUCKLE_PIVOT_M
     knuckle = add(gripper, "body", name=f"{name}_knuckle", pos=(side * pivot_x, 0, pivot_z), gravcomp=1)
     for y in (-0.021, 0.021):
-        _visual(knuckle, "box", "gripper_dark", pos=(0, y, 0.5 * KNUCKLE_LENGTH_M), size=(0.007, 0.004, 0.030))
+        bar = {"pos": (0, y, 0.5 * KNUCKLE_LENGTH_M), "size": (0.007, 0.004, 0.030)}
+        _visual(knuckle, "box", "gripper_dark", mass=0.01, **bar)
     finger = add(gripper, "body", name=name, gravcomp=1)
     add(
         finger,
@@ -129,8 +138,8 @@ def add_gripper_drive(root: Element) -> None:
     add(sensor, "torque", name="flange_torque", site="flange_sensor")
 
 
-def _visual(body: Element, shape: str, material: str, **where: Sequence[float]) -> None:
-    add(body, "geom", type=shape, material=material, mass=0, contype=0, conaffinity=0, group=1, **where)
+def _visual(body: Element, shape: str, material: str, *, mass: float = 0.0, **where: Sequence[float]) -> None:
+    add(body, "geom", type=shape, material=material, mass=mass, contype=0, conaffinity=0, group=1, **where)
 
 
 class GripperDrive:
@@ -172,10 +181,13 @@ class GripperDrive:
         slack = top / _STIFFNESS_NPM + 0.001
         step = 0.5 * FULL_SPEED_MPS * (0.15 + 0.85 * min(max(self.speed_fraction, 0.0), 1.0)) * self.period_s
         reference = self.reference_m
+        pressing_m = reference - half_opening_m
+        if abs(pressing_m) > _PRESSING_M and (goal - half_opening_m) * pressing_m < 0.0:
+            reference = half_opening_m  # turned round while pressing: let go at once
         reference = min(goal, reference + step) if goal > reference else max(goal, reference - step)
-        # The reference never runs ahead of a blocked finger farther than full force needs, so reopening is immediate.
+        # The reference never runs ahead of a blocked finger farther than full force needs.
         reference = min(max(reference, half_opening_m - slack), half_opening_m + slack)
-        velocity = (reference - self.reference_m) / self.period_s
+        velocity = min(max((reference - self.reference_m) / self.period_s, -FULL_SPEED_MPS), FULL_SPEED_MPS)
         self.reference_m = reference
         self._watch(goal - half_opening_m, half_speed_mps)
         wanted = _STIFFNESS_NPM * (reference - half_opening_m) + _DAMPING_NSPM * (velocity - half_speed_mps)

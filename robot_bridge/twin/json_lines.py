@@ -24,7 +24,7 @@ class JsonLinesServer:
             ``RuntimeError`` it raises becomes ``{"ok": false, "error": message}``.
 
     Raises:
-        OSError: the port is in use.
+        OSError: the address is taken or not of this machine; the message names it and the way out.
     """
 
     def __init__(self, host: str, port: int, handler: Handler) -> None:
@@ -35,9 +35,13 @@ class JsonLinesServer:
         try:
             self._listener.bind((host, port))
             self._listener.listen(8)
-        except OSError:
+        except OSError as error:
             self._listener.close()
-            raise
+            raise OSError(
+                error.errno,
+                f"cannot listen on {host}:{port}: {error.strerror}; is another lab running there? Stop it, or give "
+                "this one another loopback address (host:=127.0.0.2)",
+            ) from error
         self._listener.setblocking(False)
 
     def sockets(self) -> list[socket.socket]:

@@ -1,4 +1,4 @@
-"""The lab's operations on the controller's process: lay out a scene, tell the truth, press red buttons, inject faults."""
+"""The lab's operations on the controller's process: scenes, the truth about them, red buttons, faults."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class LabPort:
         self._config = config
         self._faults = faults
         self._clock = clock
+        self._on_shutdown = on_shutdown
         self._random = np.random.default_rng(config.seed)
-        self.scene_revision = 1
         self._operations: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
             "reset_scene": self._reset_scene,
             "truth": lambda _: self._truth(),
@@ -51,7 +51,7 @@ class LabPort:
             "protective_stop": lambda _: self._stop(lambda: controller.modes.protective_stop("asked for by the lab")),
             "emergency_stop": lambda a: self._stop(lambda: controller.modes.emergency_stop(_switch(a))),
             "safeguard_stop": lambda a: self._stop(lambda: controller.modes.safeguard_stop(_switch(a))),
-            "shutdown": lambda _: (on_shutdown(), {})[1],
+            "shutdown": self._shutdown,
         }
 
     def handle(self, op: str, arguments: Mapping[str, Any]) -> Reply:
@@ -71,14 +71,11 @@ class LabPort:
         placement = Placement.from_json(given) if given is not None else sample_placement(task.id, self._random)
         if placement.task != task.id:
             raise ValueError(f"the placement is for task {placement.task!r}, the scene for {task.id!r}")
-        # The arm stays where its setpoint is: a real arm does not jump when someone lays out objects.
         if task.id != world.task.id:
             world = World(task.id, dh_deltas=self._config.dh_deltas, seed=self._config.seed)
-        world.reset(placement, q=controller.arm.q)
-        controller.set_world(world)
-        self.scene_revision += 1
+        controller.set_world(world, placement)
         self._clock.restart()
-        return {"task": task.id, "placement": placement.to_json(), "scene_revision": self.scene_revision}
+        return {"task": task.id, "placement": placement.to_json(), "scene_revision": controller.scene_revision}
 
     def _truth(self) -> Reply:
         world = self._controller.world
@@ -94,7 +91,7 @@ class LabPort:
             "success": report.success,
             "reason": report.reason,
             "terms": {name: bool(holds) for name, holds in report.terms.items()},
-            "scene_revision": self.scene_revision,
+            "scene_revision": self._controller.scene_revision,
         }
 
     def _status(self) -> Reply:
@@ -104,7 +101,7 @@ class LabPort:
             "tick": controller.tick,
             "time_s": state.timestamp,
             "task": controller.world.task.id,
-            "scene_revision": self.scene_revision,
+            "scene_revision": controller.scene_revision,
             "robot_mode": controller.modes.robot_mode.name,
             "safety_mode": controller.modes.safety_mode.name,
             "stop_reason": controller.modes.stop_reason,
@@ -123,6 +120,10 @@ class LabPort:
 
     def _clear_faults(self) -> Reply:
         self._faults.clear()
+        return {}
+
+    def _shutdown(self, _: Mapping[str, Any]) -> Reply:
+        self._on_shutdown()
         return {}
 
     def _stop(self, action: Callable[[], None]) -> Reply:

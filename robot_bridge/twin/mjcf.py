@@ -5,6 +5,7 @@ Everything visible in the twin is generated here and in the scene files; there i
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element, SubElement
@@ -50,7 +51,7 @@ def lathe(profile_rz: Sequence[tuple[float, float]], segments: int = 40) -> tupl
             vertices.extend(np.array([radius * math.cos(a), radius * math.sin(a), height]) for a in angles)
             rings.append(list(range(start, start + segments)))
     faces = []
-    for low, high in zip(rings, rings[1:], strict=False):
+    for low, high in itertools.pairwise(rings):
         for k in range(segments):
             n = (k + 1) % segments
             if low[k] != low[n]:
@@ -61,7 +62,10 @@ def lathe(profile_rz: Sequence[tuple[float, float]], segments: int = 40) -> tupl
 
 
 def wavy_sheet(
-    width_m: tuple[float, float], height_m: tuple[float, float], wave_m: tuple[float, float], thickness_m: float = 0.0016
+    width_m: tuple[float, float],
+    height_m: tuple[float, float],
+    wave_m: tuple[float, float],
+    thickness_m: float = 0.0016,
 ) -> tuple[Array, NDArray[np.int64]]:
     """Closed thin sheet in the xz plane between two heights, rippled in y: vertices [V, 3], faces [F, 3].
 

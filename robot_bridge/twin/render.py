@@ -13,6 +13,7 @@ import ctypes.util
 import importlib
 import math
 import os
+import weakref
 from typing import Any
 
 import mujoco
@@ -70,6 +71,12 @@ def _off_screen_context(width: int, height: int) -> Any:
         ) from error
 
 
+def _release(gl: Any, context: Any) -> None:
+    gl.make_current()
+    context.free()
+    gl.free()
+
+
 class Renderer:
     """One off-screen context for one task; use and close it in the thread that made it.
 
@@ -91,6 +98,9 @@ class Renderer:
         self._gl = _off_screen_context(width, height)
         self._gl.make_current()
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        # OpenGL objects are freed in whatever context is current: free them in their own, before a garbage collector
+        # or the interpreter's exit does it while another renderer's context is current.
+        self._release = weakref.finalize(self, _release, self._gl, self._context)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(self._model, maxgeom=200)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
@@ -116,7 +126,7 @@ class Renderer:
         return twin_camera(self.width, self.height)
 
     def render(self, qpos: ArrayLike) -> tuple[Image, DepthM]:
-        """Colour [H, W, 3] uint8 and ideal depth [H, W] float32 in metres (along the optical axis), rows from the top."""
+        """Colour [H, W, 3] uint8 and ideal depth [H, W] float32 in metres along the optical axis; rows from the top."""
         self._draw(qpos)
         mujoco.mjr_readPixels(self._rgb, self._depth, self._viewport, self._context)
         depth = NEAR_M / (1.0 - self._depth[::-1] * np.float32(1.0 - NEAR_M / FAR_M))
@@ -135,6 +145,8 @@ class Renderer:
                 f"{self.task_id} has {self._model.nq} positions, got shape {values.shape}; "
                 "is this the qpos of another task's world?"
             )
+        if not self._release.alive:
+            raise RenderError(f"this renderer of {self.task_id} was closed; make a new one")
         self._data.qpos[:] = values
         self._turn_knuckles(values)
         mujoco.mj_kinematics(self._model, self._data)
@@ -153,11 +165,7 @@ class Renderer:
 
     def close(self) -> None:
         """Free the OpenGL context; the renderer cannot be used afterwards."""
-        if self._context is not None:
-            self._gl.make_current()
-            self._context.free()
-            self._context = None
-            self._gl.free()
+        self._release()
 
     def __enter__(self) -> Renderer:
         return self

@@ -27,16 +27,41 @@ FORMATS = {
 }
 REGISTERS = 48
 
-_VECTORS = (
-    "target_q target_qd target_qdd target_current target_moment actual_q actual_qd actual_current joint_control_output "
-    "actual_TCP_pose actual_TCP_speed actual_TCP_force target_TCP_pose target_TCP_speed joint_temperatures "
-    "actual_joint_voltage ft_raw_wrench payload_inertia"
-).split()
-_DOUBLES = (
-    "timestamp actual_execution_time speed_scaling target_speed_fraction actual_momentum actual_main_voltage "
-    "actual_robot_voltage actual_robot_current standard_analog_input0 standard_analog_input1 standard_analog_output0 "
-    "standard_analog_output1 payload"
-).split()
+_VECTORS = [
+    "target_q",
+    "target_qd",
+    "target_qdd",
+    "target_current",
+    "target_moment",
+    "actual_q",
+    "actual_qd",
+    "actual_current",
+    "joint_control_output",
+    "actual_TCP_pose",
+    "actual_TCP_speed",
+    "actual_TCP_force",
+    "target_TCP_pose",
+    "target_TCP_speed",
+    "joint_temperatures",
+    "actual_joint_voltage",
+    "ft_raw_wrench",
+    "payload_inertia",
+]
+_DOUBLES = [
+    "timestamp",
+    "actual_execution_time",
+    "speed_scaling",
+    "target_speed_fraction",
+    "actual_momentum",
+    "actual_main_voltage",
+    "actual_robot_voltage",
+    "actual_robot_current",
+    "standard_analog_input0",
+    "standard_analog_input1",
+    "standard_analog_output0",
+    "standard_analog_output1",
+    "payload",
+]
 OUTPUT_TYPES: dict[str, str] = (
     dict.fromkeys(_VECTORS, "VECTOR6D")
     | dict.fromkeys(_DOUBLES, "DOUBLE")
@@ -153,7 +178,7 @@ class InputRecipe:
             for index, position in zip(indices, positions, strict=True):
                 registers[index] = values[position]
         if self._io:
-            state.apply_io({name: values[at] if width == 1 else values[at : at + width] for name, at, width in self._io})
+            state.apply_io({name: values[at] if w == 1 else values[at : at + w] for name, at, w in self._io})
         if state.watchdog_variable in self.names:
             state.watchdog_fed_s = state.timestamp
         return True

@@ -1,63 +1,32 @@
-"""The cell of the twin as MJCF: table, light, camera and the objects of each task around the arm.
+"""The cell of the twin as MJCF: table, light, camera, the arm with its gripper and the objects of one task.
 
-Every movable thing has a free joint (or hangs on one), so ``qpos`` alone says what a camera sees. Objects are drawn
-with smooth surfaces and felt through few simple shapes: a bowl's wall is a ring of boxes, its foot four small balls.
-
-Simplified: no aerodynamics, the tissue is three stiff strips on a friction slide rather than cloth, water in the
-bottle does not slosh.
+Every movable thing has a free joint (or hangs on one), so ``qpos`` alone says what a camera sees.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from xml.etree.ElementTree import Element, tostring
 
 import mujoco
 
-from robot_bridge.twin import success
-from robot_bridge.twin.arm_model import (
-    ARM_BIT,
-    COLLISION_GROUP,
-    OBJECT_BIT,
-    TABLE_BIT,
-    add_arm,
-    add_drives,
-    add_materials,
-)
+from robot_bridge.twin.arm_model import COLLISION_GROUP, TABLE_BIT, add_arm, add_arm_sensors, add_drives, add_materials
 from robot_bridge.twin.gripper_model import add_gripper, add_gripper_drive
-from robot_bridge.twin.mjcf import add, add_mesh, lathe, wavy_sheet, wood_png
+from robot_bridge.twin.mjcf import add, wood_png
+from robot_bridge.twin.scene_objects import ADD_OBJECTS, SHOW
 from robot_bridge.twin.tasks import get_task
 from robot_bridge.ur_kinematics import UR30_DH, DhDeltas
 
 TIMESTEP_S = 0.002
 CAMERA_POSITION_M = (-1.27, 0.0, 0.600)
-CAMERA_PITCH_RAD = math.radians(28.5)
+CAMERA_PITCH_RAD = math.radians(29.0)
 """The fixed camera stands in front of the robot, looks along base +x and down by this angle."""
 CAMERA_FOCAL_PER_HEIGHT = 212.0 / 240.0
 """Focal length in pixels divided by the image height (colour stream of a D455 at 424x240: 212 px)."""
 NEAR_M, FAR_M = 0.05, 8.0
 
-CUBE_HALF_M = 0.0225
-BOTTLE_RADIUS_M = 0.028
-BOWL_WALL_RADIUS_M = 0.070
-TISSUE_BOX_HALF_M = (0.058, 0.055, 0.0425)
-TISSUE_GRIP_N = 1.5
-"""Friction of the box's slot on the tissue."""
-TISSUE_BUOYANCY = 0.85
-"""Share of its weight that the air carries: paper falls slowly."""
-TISSUE_FREE_M = 0.085
-"""Pulled farther than this, the tissue has left the slot."""
-TISSUE_SLOT_JOINTS = ("tissue_x", "tissue_y", "tissue_roll", "tissue_pitch", "tissue_yaw")
 
-_FEEL = {"mass": 0, "group": COLLISION_GROUP, "contype": OBJECT_BIT, "conaffinity": ARM_BIT | OBJECT_BIT}
-_FEEL_TABLE = _FEEL | {"conaffinity": ARM_BIT | OBJECT_BIT | TABLE_BIT}
-_SHOW = {"mass": 0, "group": 1, "contype": 0, "conaffinity": 0}
-
-
-def build_model(
-    task_id: str, deltas: DhDeltas | None = None, *, width: int = 424, height: int = 240
-) -> mujoco.MjModel:
+def build_model(task_id: str, deltas: DhDeltas | None = None, *, width: int = 424, height: int = 240) -> mujoco.MjModel:
     """Compile the scene of a task, with this arm's DH deltas and an off-screen buffer of width x height pixels.
 
     Raises:
@@ -83,7 +52,7 @@ def scene_xml(task_id: str, deltas: DhDeltas | None, width: int, height: int) ->
         ls_iterations=20,
         tolerance=1e-7,
     )
-    add(option, "flag", filterparent="enable")
+    add(option, "flag", autoreset="disable")  # a diverged world is reported by the world, not hidden
     add(root, "size", memory="4M")
     add(root, "statistic", extent=1.0, center=(-0.6, 0.0, 0.2), meansize=0.1)
     visual = add(root, "visual")
@@ -102,174 +71,71 @@ def scene_xml(task_id: str, deltas: DhDeltas | None, width: int, height: int) ->
     assert actuator is not None
     add_drives(actuator)
     add_gripper_drive(root)
+    add_arm_sensors(root)
     equality = root.find("equality")
     assert equality is not None
-    _OBJECTS[task_id](asset, worldbody, equality)
+    ADD_OBJECTS[task_id](asset, worldbody, equality)
     return tostring(root, encoding="unicode")
 
 
 def _add_room(asset: Element, worldbody: Element) -> None:
     add(
-        asset, "texture", type="skybox", builtin="gradient", rgb1=(0.86, 0.88, 0.90), rgb2=(0.62, 0.65, 0.68),
-        width="64", height="384",
+        asset,
+        "texture",
+        type="skybox",
+        builtin="gradient",
+        rgb1=(0.86, 0.88, 0.90),
+        rgb2=(0.62, 0.65, 0.68),
+        width="64",
+        height="384",
     )
     add(asset, "texture", name="wood", type="2d", file="wood.png")
     add(asset, "material", name="wood", texture="wood", specular=0.1, shininess=0.2)
     add(asset, "material", name="floor", rgba=(0.50, 0.52, 0.54, 1.0), specular=0.0)
     add(asset, "material", name="wall", rgba=(0.84, 0.85, 0.85, 1.0), specular=0.0)
     add(asset, "material", name="steel", rgba=(0.42, 0.44, 0.47, 1.0), specular=0.2)
-    add(worldbody, "light", directional=True, pos=(-1.2, 0.8, 2.5), dir=(0.35, -0.35, -0.87), diffuse=(0.45, 0.45, 0.44),
-        specular=(0.2, 0.2, 0.2), castshadow=False)
-    add(worldbody, "light", directional=True, pos=(-1.2, -0.8, 2.0), dir=(0.45, 0.5, -0.74), diffuse=(0.18, 0.18, 0.20),
-        specular=(0.05, 0.05, 0.05), castshadow=False)
+    add(
+        worldbody,
+        "light",
+        directional=True,
+        pos=(-1.2, 0.8, 2.5),
+        dir=(0.35, -0.35, -0.87),
+        diffuse=(0.45, 0.45, 0.44),
+        specular=(0.2, 0.2, 0.2),
+        castshadow=False,
+    )
+    add(
+        worldbody,
+        "light",
+        directional=True,
+        pos=(-1.2, -0.8, 2.0),
+        dir=(0.45, 0.5, -0.74),
+        diffuse=(0.18, 0.18, 0.20),
+        specular=(0.05, 0.05, 0.05),
+        castshadow=False,
+    )
     s, c = math.sin(CAMERA_PITCH_RAD), math.cos(CAMERA_PITCH_RAD)
     add(
-        worldbody, "camera", name="d455", pos=CAMERA_POSITION_M, xyaxes=(0, -1, 0, s, 0, c),
+        worldbody,
+        "camera",
+        name="d455",
+        pos=CAMERA_POSITION_M,
+        xyaxes=(0, -1, 0, s, 0, c),
         fovy=math.degrees(2.0 * math.atan(0.5 / CAMERA_FOCAL_PER_HEIGHT)),
     )
     add(
-        worldbody, "geom", name="table", type="plane", size=(3, 3, 0.1), contype=TABLE_BIT, conaffinity=0,
-        group=COLLISION_GROUP, friction=(0.8, 0.01, 0.0005), solref=(0.01, 1.0),
+        worldbody,
+        "geom",
+        name="table",
+        type="plane",
+        size=(3, 3, 0.1),
+        contype=TABLE_BIT,
+        conaffinity=0,
+        group=COLLISION_GROUP,
+        friction=(0.8, 0.01, 0.0005),
+        solref=(0.01, 1.0),
     )
-    add(worldbody, "geom", type="box", pos=(-0.45, 0, -0.02), size=(0.62, 0.62, 0.02), material="wood", **_SHOW)
-    add(worldbody, "geom", type="box", pos=(-0.45, 0, -0.06), size=(0.60, 0.60, 0.02), material="steel", **_SHOW)
-    add(worldbody, "geom", type="plane", pos=(0, 0, -0.75), size=(4, 4, 0.1), material="floor", **_SHOW)
-    add(worldbody, "geom", type="box", pos=(1.6, 0, 1.0), size=(0.02, 4, 1.75), material="wall", **_SHOW)
-
-
-def _free_body(worldbody: Element, name: str, mass_kg: float, com_z_m: float, inertia_kgm2: tuple[float, ...]) -> Element:
-    body = add(worldbody, "body", name=name)
-    add(body, "freejoint", name=name)
-    add(body, "inertial", pos=(0, 0, com_z_m), mass=mass_kg, diaginertia=inertia_kgm2)
-    return body
-
-
-def _add_feet(body: Element, radius_m: float) -> None:
-    """Four balls on which a round thing stands: exact, cheap contacts on the table and on a plate."""
-    for k in range(4):
-        angle = (k + 0.5) * math.pi / 2
-        add(
-            body, "geom", type="sphere", size=(0.004,), pos=(radius_m * math.cos(angle), radius_m * math.sin(angle), 0.004),
-            friction=(0.8, 0.01, 0.0005), **_FEEL_TABLE,
-        )
-
-
-def _add_bottle(asset: Element, worldbody: Element, equality: Element) -> None:
-    r = BOTTLE_RADIUS_M
-    profile = [(0, 0), (r - 0.004, 0), (r, 0.004), (r, 0.108), (0.9 * r, 0.122), (0.55 * r, 0.136), (0.013, 0.142)]
-    add_mesh(asset, "bottle", lathe([*profile, (0.013, 0.150), (0, 0.150)], 28))
-    add_mesh(asset, "bottle_label", lathe([(0, 0.040), (r + 0.0006, 0.040), (r + 0.0006, 0.085), (0, 0.085)], 28))
-    add(asset, "material", name="bottle", rgba=(0.10, 0.52, 0.32, 1.0), specular=0.8, shininess=0.8)
-    add(asset, "material", name="label", rgba=(0.95, 0.93, 0.85, 1.0), specular=0.1)
-    add(asset, "material", name="bottle_cap", rgba=(0.90, 0.36, 0.12, 1.0), specular=0.3)
-    body = _free_body(worldbody, "bottle", 0.22, 0.065, (4.5e-4, 4.5e-4, 9.0e-5))
-    add(body, "geom", type="mesh", mesh="bottle", material="bottle", **_SHOW)
-    add(body, "geom", type="mesh", mesh="bottle_label", material="label", **_SHOW)
-    add(body, "geom", type="cylinder", fromto=(0, 0, 0.146, 0, 0, 0.164), size=(0.015,), material="bottle_cap", **_SHOW)
-    add(body, "geom", type="capsule", fromto=(0, 0, r + 0.001, 0, 0, 0.118), size=(r,), **_FEEL_TABLE)
-    add(body, "geom", type="sphere", pos=(0, 0, 0.150), size=(0.014,), **_FEEL_TABLE)
-    _add_feet(body, 0.021)
-
-
-def _add_cube_and_bowl(asset: Element, worldbody: Element, equality: Element) -> None:
-    add(asset, "material", name="cube", rgba=(0.86, 0.12, 0.10, 1.0), specular=0.3, shininess=0.4)
-    h = CUBE_HALF_M
-    body = add(worldbody, "body", name="cube")
-    add(body, "freejoint", name="cube")
-    add(
-        body, "geom", name="cube", type="box", size=(h, h, h), mass=0.08, material="cube", group=1, contype=OBJECT_BIT,
-        conaffinity=ARM_BIT | OBJECT_BIT | TABLE_BIT, friction=(0.7, 0.01, 0.0005),
-    )
-    _add_bowl(asset, worldbody, (0.25, 0.50, 0.82, 1.0))
-
-
-def _add_bowl(asset: Element, worldbody: Element, rgba: tuple[float, ...]) -> None:
-    """Bowl of 146 mm diameter and 50 mm height, steep at the rim so that two fingers can hold its wall."""
-    rim, mid = success.BOWL_RIM_HEIGHT_M, BOWL_WALL_RADIUS_M
-    outside = [(0, 0), (0.036, 0), (0.037, 0.004), (0.052, 0.009), (0.066, 0.020), (mid + 0.002, 0.034), (mid + 0.0025, rim)]
-    inside = [(mid - 0.0015, rim), (mid - 0.002, 0.034), (0.060, 0.020), (0.048, 0.011), (0.034, 0.007), (0, 0.007)]
-    add_mesh(asset, "bowl", lathe([*outside, *inside], 40))
-    add(asset, "material", name="bowl", rgba=rgba, specular=0.5, shininess=0.6)
-    body = _free_body(worldbody, "bowl", 0.15, 0.022, (3.2e-4, 3.2e-4, 5.2e-4))
-    add(body, "geom", type="mesh", mesh="bowl", material="bowl", **_SHOW)
-    add(body, "geom", type="box", pos=(0, 0, 0.0045), size=(0.034, 0.034, 0.0025), **_FEEL)
-    count = 12
-    for k in range(count):
-        angle = 2 * math.pi * k / count
-        c, s = math.cos(angle), math.sin(angle)
-        half_angle = math.pi / count
-        add(  # upper, upright band: what the fingers hold
-            body, "geom", type="box", pos=(mid * c, mid * s, 0.5 * (0.020 + rim)), euler=(0, 0, angle),
-            size=(0.0022, mid * math.tan(half_angle), 0.5 * (rim - 0.020)), friction=(0.7, 0.01, 0.0005), **_FEEL,
-        )
-        slope = math.atan2(0.016, 0.034)  # lower, sloping band: guides what falls in towards the middle
-        add(
-            body, "geom", type="box", pos=(0.052 * c, 0.052 * s, 0.0125), friction=(0.4, 0.01, 0.0005),
-            xyaxes=(c * math.cos(slope), s * math.cos(slope), math.sin(slope), -s, c, 0.0),
-            size=(0.019, 0.069 * math.tan(half_angle), 0.002), **_FEEL,
-        )
-    _add_feet(body, 0.031)
-
-
-def _add_bowl_and_plate(asset: Element, worldbody: Element, equality: Element) -> None:
-    _add_bowl(asset, worldbody, (0.93, 0.62, 0.10, 1.0))
-    height = success.PLATE_HEIGHT_M
-    profile = [(0, 0), (0.060, 0), (0.090, 0.010), (0.098, 0.017), (0.098, 0.019), (0.088, height + 0.002), (0.066, height)]
-    add_mesh(asset, "plate", lathe([*profile, (0, height)], 40))
-    add(asset, "material", name="plate", rgba=(0.93, 0.94, 0.96, 1.0), specular=0.5, shininess=0.6)
-    add(asset, "material", name="plate_ring", rgba=(0.22, 0.36, 0.66, 1.0), specular=0.4)
-    body = _free_body(worldbody, "plate", 0.45, 0.008, (1.1e-3, 1.1e-3, 2.2e-3))
-    add(body, "geom", type="mesh", mesh="plate", material="plate", **_SHOW)
-    add(body, "geom", type="cylinder", pos=(0, 0, height - 0.0005), size=(0.066, 0.0008), material="plate_ring", **_SHOW)
-    add(body, "geom", type="cylinder", pos=(0, 0, height + 0.0001), size=(0.060, 0.0004), material="plate", **_SHOW)
-    add(
-        body, "geom", type="cylinder", pos=(0, 0, height / 2), size=(0.088, height / 2), friction=(0.8, 0.01, 0.0005),
-        **_FEEL_TABLE,
-    )
-
-
-def _add_tissue_box(asset: Element, worldbody: Element, equality: Element) -> None:
-    """A box with a slot along its x; the tissue's strips hang on a slide whose friction is the slot's."""
-    hx, hy, hz = TISSUE_BOX_HALF_M
-    add(asset, "material", name="carton", rgba=(0.25, 0.62, 0.62, 1.0), specular=0.1)
-    add(asset, "material", name="carton_band", rgba=(0.93, 0.78, 0.42, 1.0), specular=0.1)
-    add(asset, "material", name="slot", rgba=(0.08, 0.10, 0.12, 1.0), specular=0.0)
-    add(asset, "material", name="tissue", rgba=(0.98, 0.98, 0.97, 1.0), specular=0.0, emission=0.35)
-    box = _free_body(worldbody, "tissue_box", 1.2, 0.03, (2.6e-3, 2.8e-3, 2.6e-3))
-    add(box, "geom", type="box", pos=(0, 0, hz), size=(hx, hy, hz), friction=(0.9, 0.01, 0.0005), **_FEEL_TABLE)
-    add(box, "geom", type="box", pos=(0, 0, hz), size=(hx, hy, hz), material="carton", **_SHOW)
-    add(box, "geom", type="box", pos=(0, 0, 0.6 * hz), size=(hx + 0.0005, hy + 0.0005, 0.010), material="carton_band", **_SHOW)
-    add(box, "geom", type="ellipsoid", pos=(0, 0, 2 * hz), size=(0.042, 0.017, 0.0012), material="slot", **_SHOW)
-
-    root = add(box, "body", name="tissue_root", pos=(0, 0, 2 * hz), gravcomp=TISSUE_BUOYANCY)
-    add(root, "joint", name="tissue_pull", type="slide", axis=(0, 0, 1), range=(0.0, 10.0), limited=True,
-        frictionloss=TISSUE_GRIP_N, damping=1.0)
-    for name, kind, axis in zip(TISSUE_SLOT_JOINTS, ("slide", "slide", *["hinge"] * 3), "xyxyz", strict=True):
-        add(root, "joint", name=name, type=kind, axis=[int(axis == k) for k in "xyz"], damping=0.02 if kind == "slide" else 2e-4)
-        add(equality, "joint", name=name, joint1=name, polycoef=(0, 0, 0, 0, 0), solref=(0.006, 1.0))
-    strips = (("tissue_root", -0.080, 0.020), ("tissue_fold", 0.0, 0.020), ("tissue", -0.010, 0.018))
-    widths, waves = ((0.062, 0.066), (0.066, 0.062), (0.062, 0.044)), ((0.003, 0.006), (0.006, 0.011), (0.011, 0.017))
-    body = root
-    for (name, low, high), width, wave in zip(strips, widths, waves, strict=True):
-        if body is not root or name != "tissue_root":
-            offset = 0.020 if name == "tissue_fold" else 0.030
-            body = add(body, "body", name=name, pos=(0, 0, offset), gravcomp=TISSUE_BUOYANCY)
-            add(
-                body, "joint", name=f"{name}_bend", type="hinge", axis=(1, 0, 0), pos=(0, 0, low), range=(-1.2, 1.2),
-                limited=True, stiffness=0.01, damping=4e-4, armature=2e-6,
-            )
-        add_mesh(asset, name, wavy_sheet(width, (low, high), wave))
-        add(body, "geom", type="mesh", mesh=name, material="tissue", **_SHOW)
-        add(
-            body, "geom", name=f"{name}_sheet", type="box", pos=(0, 0, 0.5 * (low + high)),
-            size=(0.5 * min(width), 0.0012, 0.5 * (high - low)), group=COLLISION_GROUP, contype=0, conaffinity=ARM_BIT,
-            mass=0.004, friction=(0.9, 0.01, 0.0005),
-        )
-
-
-_OBJECTS: dict[str, Callable[[Element, Element, Element], None]] = {
-    "grasp_bottle": _add_bottle,
-    "place_cube": _add_cube_and_bowl,
-    "pull_tissue": _add_tissue_box,
-    "place_bowl": _add_bowl_and_plate,
-}
+    add(worldbody, "geom", type="box", pos=(-0.45, 0, -0.02), size=(0.62, 0.62, 0.02), material="wood", **SHOW)
+    add(worldbody, "geom", type="box", pos=(-0.45, 0, -0.06), size=(0.60, 0.60, 0.02), material="steel", **SHOW)
+    add(worldbody, "geom", type="plane", pos=(0, 0, -0.75), size=(4, 4, 0.1), material="floor", **SHOW)
+    add(worldbody, "geom", type="box", pos=(1.6, 0, 1.0), size=(0.02, 4, 1.75), material="wall", **SHOW)

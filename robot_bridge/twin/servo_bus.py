@@ -3,7 +3,7 @@
     python -m robot_bridge.twin.servo_bus --cell config/cells/twin.yaml --host 127.0.0.1
 
 One thread, one select loop: bus replies leave at their due time, the hand moves at 100 Hz, the operator port is
-served in between. Prints "ready" on standard output once the port exists.
+served in between. Prints one line with "ready" once the port exists.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LeaderTwin:
         OSError: the operator port is in use.
     """
 
-    def __init__(self, cell: CellConfig, host: str, offsets: LeaderOffsets | None = None) -> None:
+    def __init__(self, cell: CellConfig, offsets: LeaderOffsets | None = None) -> None:
         if cell.twin is None:
             raise ValueError(f"cell {cell.name!r} has no twin section: its leader is real hardware")
         leader = cell.leader
@@ -60,7 +60,7 @@ class LeaderTwin:
         )
         self._faults = LeaderFaults(self.bus, cell.twin.directory)
         self._operator = OperatorHost(self._hand, cell, self._faults)
-        self._server = JsonLinesServer(host, cell.twin.operator_port, self._operator.handle)
+        self._server = JsonLinesServer(cell.robot.host, cell.twin.operator_port, self._operator.handle)
         self._line = PtyLine(leader.port)
         self._stopping = False
 
@@ -111,20 +111,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cell", required=True, type=Path, help="cell file (YAML)")
     parser.add_argument("--host", default="127.0.0.1", help="loopback address of this lab (default 127.0.0.1)")
     options = parser.parse_args(arguments)
-    cell = load_cell(options.cell, host=options.host)
     try:
-        twin = LeaderTwin(cell, options.host)
-    except OSError as error:
-        port = cell.twin.operator_port if cell.twin else 0
-        print(
-            f"the leader cannot serve its operator port {options.host}:{port}: {error.strerror}; "
-            "is another lab running on this address? Stop it or give this one another --host",
-            file=sys.stderr,
-        )
+        cell = load_cell(options.cell, host=options.host)
+        twin = LeaderTwin(cell)
+    except (ValueError, OSError) as error:
+        print(f"leader: {error}", file=sys.stderr)
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: twin.stop())
-    print(f"ready: leader on {cell.leader.port}", flush=True)
+    print(f"leader ready on {cell.leader.port}", flush=True)
     twin.run()
     return 0
 

@@ -84,7 +84,9 @@ def judge_pull_tissue(state: SceneState) -> dict[str, bool]:
     """The tissue has been pulled at least 8 cm out of the opening by the gripper, partly or wholly out, held or
     dropped; the box still stands on the table."""
     start, now = state.start_poses["tissue"], state.poses["tissue"]
-    moved_m = float(np.linalg.norm(_local(state.poses["tissue_box"], now) - _local(state.start_poses["tissue_box"], start)))
+    moved_m = float(
+        np.linalg.norm(_local(state.poses["tissue_box"], now) - _local(state.start_poses["tissue_box"], start))
+    )
     box = state.poses["tissue_box"]
     return {
         "tissue is pulled out at least 8 cm": moved_m >= PULL_M,

@@ -3,9 +3,7 @@
 No simulator in here: the operator, the trial plan and the web console read tasks without loading MuJoCo.
 
 Frames: positions are in ``base`` (table top at z = 0). An object's frame sits at the centre of its foot, except the
-cube (its centre) and the tissue (the middle of the visible tip, z along the sheet). A TCP yaw of 0 is the home
-orientation: TCP z down, the finger axis (TCP x) along base +y, that is left-right in the camera image, so that the
-camera sees both fingers and what is between them.
+cube (its centre) and the tissue (the middle of the visible tip, z along the sheet).
 """
 
 from __future__ import annotations
@@ -18,11 +16,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robot_bridge.twin import success
+from robot_bridge.twin.grasp_plan import GraspPlan, top_down, yaw_of
 
-Array = NDArray[np.float64]
+__all__ = [
+    "TASKS",
+    "TASK_IDS",
+    "GraspPlan",
+    "PlacedObject",
+    "Placement",
+    "Task",
+    "get_task",
+    "held_out_placements",
+    "sample_placement",
+    "top_down",
+    "yaw_of",
+]
 
 WORKSPACE_X_M = (-0.85, -0.48)
 WORKSPACE_Y_M = (-0.28, 0.28)
@@ -30,8 +40,8 @@ HELD_OUT_CLEARANCE_M = 0.015
 """Training placements keep the primary object at least this far from every held-out position."""
 _GRID = (4, 5)
 """Rows (along x) and columns (along y) of the held-out grid."""
-_GRID_STRIDE = 7
-"""Walks the 20 cells in an order whose every prefix is spread over the table (7 and 20 have no common divisor)."""
+_GRID_STRIDE = 13
+"""Walks the 20 cells in an order whose every prefix is spread over the table (13 and 20 have no common divisor)."""
 
 
 @dataclass(frozen=True)
@@ -42,54 +52,6 @@ class PlacedObject:
     x_m: tuple[float, float] = WORKSPACE_X_M
     y_m: tuple[float, float] = WORKSPACE_Y_M
     yaw_rad: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class GraspPlan:
-    """How a top-down gripper does the task; offsets are relative to the named object's position and yaw.
-
-    ``grasp_offsets_m`` lists TCP positions at the grasp in the object's frame, the preferred one first.
-    """
-
-    object: str
-    grasp_offsets_m: tuple[tuple[float, float, float], ...]
-    follow_yaw: bool
-    symmetry_rad: float
-    approach_height_m: float
-    open_fraction: float
-    lift_height_m: float
-    target: str | None = None
-    place_offset_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """TCP minus the grasp offset's x, y, relative to the target object at release (z: TCP above the target's frame)."""
-    retreat_height_m: float = 0.12
-
-    def grasp_pose(self, T_base_object: Array, side: int = 0) -> Array:
-        """``T_base_tcp`` [4, 4] at the grasp of an object standing at ``T_base_object`` [4, 4]."""
-        yaw = self._yaw(T_base_object)
-        x, y, z = self.grasp_offsets_m[side]
-        c, s = math.cos(yaw), math.sin(yaw)
-        position = T_base_object[:3, 3] + np.array([c * x - s * y, s * x + c * y, z])
-        return top_down(position, yaw)
-
-    def place_pose(self, T_base_target: Array, T_base_tcp_at_grasp: Array, side: int = 0) -> Array:
-        """``T_base_tcp`` [4, 4] at release over the target; keeps the yaw of the grasp.
-
-        Raises:
-            ValueError: the task has no target.
-        """
-        if self.target is None:
-            raise ValueError(f"nothing is placed after grasping {self.object!r}; ask for the grasp pose only")
-        yaw = yaw_of(T_base_tcp_at_grasp)
-        x, y, _ = self.grasp_offsets_m[side]
-        c, s = math.cos(yaw), math.sin(yaw)
-        offset = np.array([c * x - s * y, s * x + c * y, 0.0]) + np.asarray(self.place_offset_m)
-        return top_down(T_base_target[:3, 3] + offset, yaw)
-
-    def _yaw(self, T_base_object: Array) -> float:
-        if not self.follow_yaw:
-            return 0.0
-        yaw = math.atan2(T_base_object[1, 0], T_base_object[0, 0])
-        return yaw - self.symmetry_rad * round(yaw / self.symmetry_rad)
 
 
 @dataclass(frozen=True)
@@ -132,14 +94,13 @@ class Placement:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any] | str) -> Placement:
+    def from_json(cls, source: Mapping[str, Any] | str) -> Placement:
         """The inverse of ``to_json`` (a mapping or its JSON text).
 
         Raises:
             ValueError: a key is missing or the objects are not those of the task.
         """
-        if isinstance(data, str):
-            data = json.loads(data)
+        data: Any = json.loads(source) if isinstance(source, str) else source
         try:
             task = get_task(data["task"])
             objects = {name: _triple(name, pose) for name, pose in data["objects"].items()}
@@ -157,22 +118,6 @@ def _triple(name: str, pose: Any) -> tuple[float, float, float]:
     if len(values) != 3 or not all(map(math.isfinite, values)):
         raise ValueError(f"the placement of {name!r} must be three finite numbers x, y, yaw, got {pose!r}")
     return values[0], values[1], values[2]
-
-
-def top_down(position_m: Any, yaw_rad: float = 0.0) -> Array:
-    """``T_base_tcp`` [4, 4] looking down: yaw 0 is the home orientation (TCP x along base +y)."""
-    c, s = math.cos(yaw_rad), math.sin(yaw_rad)
-    T = np.eye(4)
-    T[:3, 0] = (-s, c, 0.0)
-    T[:3, 1] = (c, s, 0.0)
-    T[:3, 2] = (0.0, 0.0, -1.0)
-    T[:3, 3] = position_m
-    return T
-
-
-def yaw_of(T_base_tcp: Array) -> float:
-    """Yaw in radians of a (nearly) top-down TCP pose, 0 at the home orientation."""
-    return math.atan2(T_base_tcp[1, 1], T_base_tcp[0, 1])
 
 
 _QUARTER = math.pi / 2

@@ -64,11 +64,12 @@ class TickClock:
 
         since_s, since_tick = self._windows[0]
         elapsed_s = time.monotonic() - since_s
+        ratio = (self.ticks - since_tick) * self.period_s / elapsed_s if elapsed_s > 0.0 else 1.0
         return {
             "late_p50_us": percentile(0.5),
             "late_p99_us": percentile(0.99),
             "late_p999_us": percentile(0.999),
             "late_max_us": percentile(1.0),
-            "real_time_ratio": round((self.ticks - since_tick) * self.period_s / elapsed_s, 4) if elapsed_s > 0 else 1.0,
+            "real_time_ratio": round(ratio, 4),
             "slowed_s": round(self.slowed_s, 3),
         }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
 from robot_bridge.twin.arm_control import PERIOD_S, ArmControl
 from robot_bridge.twin.controller_state import ControllerState
 from robot_bridge.twin.robot_modes import RobotMode, RobotModes, RuntimeState
+from robot_bridge.twin.tasks import Placement
 from robot_bridge.twin.urscript import Interpreter
 from robot_bridge.twin.urscript_builtins import BLOCKING, script_functions
 from robot_bridge.twin.urscript_values import Rows, invert, multiply, pose_of_rows
-from robot_bridge.twin.world import World
+from robot_bridge.twin.world import World, WorldDiverged
 from robot_bridge.ur_kinematics import Kinematics
 
 COLLISION_FORCE_N = 200.0
@@ -35,6 +37,7 @@ class UrController:
         self, world: World, *, unlock_delay_s: float = 0.3, collision_force_n: float = COLLISION_FORCE_N
     ) -> None:
         self.world = world
+        self.scene_revision = 1
         self.tick = 0
         self.state = ControllerState()
         self.modes = RobotModes(self._end_program, self._pause_program, unlock_delay_s=unlock_delay_s)
@@ -67,7 +70,12 @@ class UrController:
         interpreter.frame()
         if not modes.drives_on:
             arm.brake(STOP_DECELERATION_RADPS2)
-        self.world.step(arm.end_frame(), self.gripper_target)
+        try:
+            self.world.step(arm.end_frame(), self.gripper_target)
+        except WorldDiverged as error:
+            interpreter.write_log(str(error))
+            modes.protective_stop("the simulated physics diverged; the scene was laid out again")
+            self.set_world(self.world)
         self._watch_collision()
         self._measure()
 
@@ -91,8 +99,9 @@ class UrController:
         state.robot_mode, state.safety_mode = self.modes.robot_mode, self.modes.safety_mode
         state.safety_status_bits = self.modes.safety_status_bits
         playing = self.interpreter.running and not self.interpreter.paused
-        paused = self.interpreter.running and self.interpreter.paused
-        state.runtime_state = RuntimeState.PLAYING if playing else RuntimeState.PAUSED if paused else RuntimeState.STOPPED
+        state.runtime_state = RuntimeState.STOPPED
+        if self.interpreter.running:
+            state.runtime_state = RuntimeState.PLAYING if playing else RuntimeState.PAUSED
         state.robot_status_bits = (1 if self.modes.robot_mode >= RobotMode.IDLE else 0) | (2 if playing else 0)
         state.speed_scaling = state.target_speed_fraction if self.modes.drives_on else 0.0
 
@@ -105,9 +114,7 @@ class UrController:
 
     def _watchdog(self) -> None:
         state = self.state
-        reason = (
-            f"RTDE watchdog: {state.watchdog_variable} was not written for {state.watchdog_period_s * 1e3:.0f} ms"
-        )
+        reason = f"RTDE watchdog: {state.watchdog_variable} was not written for {state.watchdog_period_s * 1e3:.0f} ms"
         if state.watchdog_action == "pause":
             self._pause_program(True)
         else:
@@ -161,9 +168,14 @@ class UrController:
 
     # --- the lab ---
 
-    def set_world(self, world: World) -> None:
-        """Another scene around the same arm."""
+    def set_world(self, world: World, placement: Placement | None = None) -> None:
+        """Lay out a scene (its last placement if none is given) around the arm and gripper, which stay as they are."""
+        opening = self.world.gripper_opening
+        if not math.isfinite(opening):  # a simulation that diverged
+            opening = self.gripper_target
+        world.reset(placement or world.placement, q=self.arm.q, gripper_opening=opening)
         self.world = world
+        self.scene_revision += 1
         self._force_zero = [0.0] * 6
 
 

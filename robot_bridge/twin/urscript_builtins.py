@@ -130,8 +130,8 @@ def _motion(controller: UrController) -> Functions:
     def inverse_kin(
         x: Sequence[float],
         qnear: Sequence[float] | None = None,
-        maxPositionError: float = 1e-10,  # noqa: N803
-        maxOrientationError: float = 1e-10,  # noqa: N803
+        maxPositionError: float = 1e-10,
+        maxOrientationError: float = 1e-10,
         tcp: str = "active_tcp",
     ) -> List:
         try:
@@ -202,7 +202,7 @@ def _robot(controller: UrController) -> Functions:
         # Nobody pushes this arm by hand: in freedrive and teach mode it stands where it is.
         "teach_mode": lambda: None,
         "end_teach_mode": lambda: None,
-        "freedrive_mode": lambda freeAxes=None, feature=None: None,  # noqa: N803
+        "freedrive_mode": lambda freeAxes=None, feature=None: None,
         "end_freedrive_mode": lambda: None,
         "get_freedrive_status": lambda: 0,
         "end_force_mode": lambda: None,

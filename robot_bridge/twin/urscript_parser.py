@@ -79,11 +79,11 @@ def tokenize(text: str) -> list[Token]:
 
 # --- parser ----------------------------------------------------------------------------------------------------------
 
-_SIMPLE = frozenset(
-    ("break", "continue", "pass", "halt", "return", "kill", "join", "enter_critical", "exit_critical")
-)
+_SIMPLE = frozenset(("break", "continue", "pass", "halt", "return", "kill", "join", "enter_critical", "exit_critical"))
 _CLOSERS = frozenset(("end", "elif", "else"))
-_KEYWORDS = _SIMPLE | _CLOSERS | {"if", "while", "def", "thread", "sec", "global", "local", "run", "and", "or", "not", "xor"}
+_KEYWORDS = (
+    _SIMPLE | _CLOSERS | {"if", "while", "def", "thread", "sec", "global", "local", "run", "and", "or", "not", "xor"}
+)
 _LEVELS: tuple[dict[str, str], ...] = (
     {"or": "or", "xor": "xor"},
     {"and": "and"},

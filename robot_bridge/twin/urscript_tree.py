@@ -109,7 +109,7 @@ class While:
 
 @dataclass(slots=True)
 class Simple:
-    """``break``, ``continue``, ``pass``, ``halt``, ``return``, ``kill``, ``join``, ``enter_critical``, ``exit_critical``."""
+    """A keyword statement: break, continue, pass, halt, return, kill, join, enter_critical, exit_critical."""
 
     keyword: str
     value: Expression | None

@@ -32,10 +32,10 @@ class List(list[Any]):
         return self._with(a * b for a, b in _pairs(self, other))
 
     def __rmul__(self, other: Any) -> List:
-        return self * other
+        return self.__mul__(other)
 
     def __radd__(self, other: Any) -> List:
-        return self + other
+        return self.__add__(other)
 
     def __truediv__(self, other: Any) -> List:
         return self._with(a / b for a, b in _pairs(self, other))
@@ -62,7 +62,9 @@ def _pairs(a: List, b: Any) -> Iterable[tuple[Any, Any]]:
 def copy_value(value: T) -> T:
     """The value itself, or a copy of a list (nested lists too): assignment copies in URScript."""
     if isinstance(value, list):
-        return type(value)(copy_value(item) for item in value) if value and isinstance(value[0], list) else type(value)(value)
+        if value and isinstance(value[0], list):
+            return type(value)(copy_value(item) for item in value)
+        return type(value)(value)
     return value
 
 

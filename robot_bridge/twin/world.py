@@ -7,15 +7,17 @@ may carry DH deltas like a real calibrated arm; then ``T_base_tcp`` is the true 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robot_bridge.twin.arm_model import ARM_BIT, JOINTS, TABLE_BIT, drive_gains
+from robot_bridge.twin.arm_model import JOINTS, drive_gains
 from robot_bridge.twin.gripper_model import FINGERS, HALF_STROKE_M, GripperDrive
-from robot_bridge.twin.scenes import TIMESTEP_S, TISSUE_FREE_M, TISSUE_GRIP_N, TISSUE_SLOT_JOINTS, build_model
+from robot_bridge.twin.scene_objects import CUBE_HALF_M, TISSUE_FREE_M, TISSUE_GRIP_N, TISSUE_SLOT_JOINTS
+from robot_bridge.twin.scenes import TIMESTEP_S, build_model
 from robot_bridge.twin.success import SceneState, SuccessReport
 from robot_bridge.twin.tasks import Placement, Task, get_task
 from robot_bridge.ur_kinematics import JOINT_SPEED_LIMITS_RADPS, DhDeltas
@@ -26,7 +28,13 @@ HOME_Q_RAD = (0.0, -np.pi / 2, np.pi / 2, -np.pi / 2, -np.pi / 2, 0.0)
 SETTLE_TICKS = 150
 JUDGE_EVERY_TICKS = 25
 """The success predicate is asked every 50 ms for its dwell time."""
-_REST_HEIGHT_M = {"cube": 0.0225}
+_WILD_SPEED = 500.0
+"""m/s or rad/s; nothing in the cell can move like that."""
+_REST_HEIGHT_M = {"cube": CUBE_HALF_M}
+
+
+class WorldDiverged(RuntimeError):
+    """The simulation no longer holds numbers that mean anything."""
 
 
 class World:
@@ -49,6 +57,7 @@ class World:
         self.gripper = GripperDrive(TIMESTEP_S)
         self.tick = 0
         self.scene_revision = 0
+        self._kinematics_tick: int | None = None
         self._lead_s = tuple(damping / stiffness for stiffness, damping in drive_gains())
         self._index_model()
         self.reset(None)
@@ -63,8 +72,7 @@ class World:
         self._flange_site = int(model.site("flange_sensor").id)
         self._bodies = {name: int(model.body(name).id) for name in self.task.objects}
         self._free_qpos = {spec.name: int(model.joint(spec.name).qposadr[0]) for spec in self.task.placed}
-        self._is_arm = model.geom_contype == ARM_BIT
-        self._is_table = model.geom_contype == TABLE_BIT
+        self._touch = slice(int(model.sensor("touch2").adr[0]), int(model.sensor("touch6").adr[0]) + 1)
         gripper = int(model.body("gripper").id)
         self._gripper_mass_kg = float(model.body_subtreemass[gripper])
         self._tissue = "tissue" in self.task.objects
@@ -76,10 +84,15 @@ class World:
 
     # --- life of a scene -----------------------------------------------------------------------------------------
 
-    def reset(self, placement: Placement | None, q: ArrayLike | None = None) -> None:
-        """Set the objects on the table, let them settle, gripper open, arm at rest at ``q`` [6] (default home).
+    def reset(self, placement: Placement | None, q: ArrayLike | None = None, gripper_opening: float = 1.0) -> None:
+        """Set the objects on the table and let them settle, arm and gripper at rest.
 
-        ``tick`` and ``time_s`` start at 0 again. The same placement and q give the same world, bit by bit.
+        ``tick`` and ``time_s`` start at 0 again. The same arguments give the same world, bit by bit.
+
+        Args:
+            placement: where the objects stand; None for a fixed default.
+            q: joints [6] rad, default home; pass ``world.q`` to change the scene under a live arm.
+            gripper_opening: 0 closed to 1 open.
 
         Raises:
             ValueError: the placement belongs to another task.
@@ -89,12 +102,14 @@ class World:
             others = {spec.name: (x, 0.20, 0.0) for spec in self.task.placed[1:]}
             placement = Placement(self.task.id, {self.task.primary.name: (x, y, 0.0), **others})
         if placement.task != self.task.id:
-            raise ValueError(f"this world holds {self.task.id}, the placement is for {placement.task}; build another World")
+            raise ValueError(
+                f"this world holds {self.task.id}, the placement is for {placement.task}; build another World"
+            )
         model, data = self.model, self.data
         mujoco.mj_resetData(model, data)
         start = np.asarray(HOME_Q_RAD if q is None else q, dtype=np.float64)
         data.qpos[:6] = start
-        data.qpos[self._finger_qpos] = HALF_STROKE_M
+        data.qpos[self._finger_qpos] = HALF_STROKE_M * gripper_opening
         for name, (x, y, yaw) in placement.objects.items():
             adr = self._free_qpos[name]
             data.qpos[adr : adr + 3] = (x, y, _REST_HEIGHT_M.get(name, 0.0))
@@ -103,19 +118,24 @@ class World:
             self._hold_tissue(True)
         self.placement = placement
         self.scene_revision += 1
-        self.gripper.reset(1.0)
+        self.gripper.reset(gripper_opening)
         self._q_last = [float(value) for value in start]
         self._held_since_tick = -1
         self._start_poses: dict[str, Array] = {}
-        self._kinematics_tick = -1
+        self._kinematics_tick = None
         self.tick = -SETTLE_TICKS
         while self.tick < 0:
-            self.step(self._q_last, 1.0)
+            self.step(self._q_last, gripper_opening)
         self._start_poses = self.object_poses()
         self._held_since_tick = -1
 
     def step(self, q_desired: Sequence[float], gripper_opening_target: float) -> None:
-        """Advance by one tick of 2 ms; the drives follow ``q_desired`` [6] rad, the fingers an opening in [0, 1]."""
+        """Advance by one tick of 2 ms; the drives follow ``q_desired`` [6] rad, the fingers an opening in [0, 1].
+
+        Raises:
+            ValueError: a desired joint or the opening is not a finite number; the world has not moved.
+            WorldDiverged: the physics blew up; only ``reset`` helps.
+        """
         data = self.data
         last, lead = self._q_last, self._lead_s
         control = []
@@ -124,6 +144,10 @@ class World:
             limit = JOINT_SPEED_LIMITS_RADPS[i]
             speed = limit if speed > limit else -limit if speed < -limit else speed
             control.append(q_desired[i] + lead[i] * speed)
+        if not math.isfinite(sum(control) + gripper_opening_target):
+            raise ValueError(
+                f"cannot follow joints {list(q_desired)} and opening {gripper_opening_target!r}: not finite"
+            )
         self._q_last = [float(value) for value in q_desired]
         qpos, qvel = data.qpos, data.qvel
         a, b = self._finger_qpos
@@ -137,6 +161,11 @@ class World:
         if self._tissue and qpos[self._tissue_qpos] > TISSUE_FREE_M and data.eq_active[self._slot_locks[0]]:
             self._hold_tissue(False)
         if self.tick % JUDGE_EVERY_TICKS == 0 and self.tick > 0:
+            if not np.isfinite(data.qpos).all() or abs(data.qvel).max() > _WILD_SPEED:
+                raise WorldDiverged(
+                    f"the physics of {self.task.id} diverged at {self.time_s:.3f} s (placement "
+                    f"{self.placement.to_json()}); reset the scene"
+                )
             self._judge()
 
     def _hold_tissue(self, in_slot: bool) -> None:
@@ -177,6 +206,7 @@ class World:
     def tcp_velocity(self) -> Array:
         """Linear then angular TCP velocity [6] in base, m/s and rad/s."""
         self._refresh()
+        mujoco.mj_comPos(self.model, self.data)
         jacobian = np.zeros((6, self.model.nv))
         mujoco.mj_jacSite(self.model, self.data, jacobian[:3], jacobian[3:], self._tcp_site)
         velocity: Array = jacobian[:, :6] @ self.data.qvel[:6]
@@ -208,18 +238,13 @@ class World:
 
     @property
     def arm_collision_force(self) -> float:
-        """Largest normal force (N) of a contact between arm or gripper and the table in the last step."""
-        contacts = self.data.contact
-        pairs = contacts.geom
-        if len(pairs) == 0:
-            return 0.0
-        hits = np.flatnonzero((self._is_arm[pairs] | self._is_table[pairs]).all(axis=1))
-        peak = 0.0
-        for index in hits:
-            address = contacts[int(index)].efc_address
-            if address >= 0:
-                peak = max(peak, float(self.data.efc_force[address]))
-        return peak
+        """Force (N) with which arm or gripper push against table or objects in the last step: the largest of the
+        contact forces on each link and of the external force on the gripper. Squeezing an object is not a collision.
+        """
+        data = self.data.sensordata
+        fx, fy, fz = self.tcp_force()[:3].tolist()
+        touch: list[float] = data[self._touch].tolist()
+        return max(math.sqrt(fx * fx + fy * fy + fz * fz), *touch)
 
     # --- the truth -----------------------------------------------------------------------------------------------
 
@@ -237,13 +262,15 @@ class World:
     def scene_state(self) -> SceneState:
         """What the success predicate looks at."""
         poses = self.object_poses()
+        tcp_speed_mps = float(np.linalg.norm(self.tcp_velocity[:3]))
+        mujoco.mj_comVel(self.model, self.data)
         speeds = {name: self._body_speed(body) for name, body in self._bodies.items()}
         return SceneState(
             poses=poses,
             start_poses=self._start_poses or poses,
             speed_mps=speeds,
             T_base_tcp=self.T_base_tcp,
-            tcp_speed_mps=float(np.linalg.norm(self.tcp_velocity[:3])),
+            tcp_speed_mps=tcp_speed_mps,
             gripper_opening=self.gripper_opening,
             object_detected=self.gripper_object_detected,
         )
@@ -256,7 +283,9 @@ class World:
             return SuccessReport(False, "not: " + "; ".join(missing), terms)
         held_s = (self.tick - self._held_since_tick) * TIMESTEP_S
         if held_s < self.task.dwell_s:
-            return SuccessReport(False, f"all conditions hold, but only for {held_s:.2f} of {self.task.dwell_s} s", terms)
+            return SuccessReport(
+                False, f"all conditions hold, but only for {held_s:.2f} of {self.task.dwell_s} s", terms
+            )
         return SuccessReport(True, f"all conditions have held for {held_s:.1f} s", terms)
 
     def _judge(self) -> dict[str, bool]:
@@ -286,13 +315,11 @@ class World:
         self.data.qpos[:] = values
         self.data.qvel[:] = 0.0
         self._q_last = [float(value) for value in values[:6]]
-        self._kinematics_tick = -1
+        self._kinematics_tick = None
         mujoco.mj_forward(self.model, self.data)
 
     def _refresh(self) -> None:
         """Body poses of the positions reached by the last step (the engine leaves those of its beginning)."""
         if self._kinematics_tick != self.tick:
             mujoco.mj_kinematics(self.model, self.data)
-            mujoco.mj_comPos(self.model, self.data)
-            mujoco.mj_comVel(self.model, self.data)
             self._kinematics_tick = self.tick

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from geometry_msgs.msg import Pose
-from prophrl_nodes.cells import find_cell
+from prophrl_nodes.cells import open_cell
 from prophrl_nodes.device_loop import DeviceLoop
 from prophrl_nodes.images import ImageFormatError, ImageMessage, camera_info
 from prophrl_nodes.messages import (
@@ -146,8 +146,8 @@ def test_camera_info_carries_the_pinhole_model() -> None:
 
 
 def test_cells_are_found_by_name_and_a_wrong_name_lists_the_right_ones() -> None:
-    assert find_cell("twin").name == "twin.yaml"
+    assert open_cell("twin", "127.0.0.9").robot.host == "127.0.0.9"
     with pytest.raises(CellError, match=r"there are .*twin"):
-        find_cell("laboratory")
+        open_cell("laboratory")
     with pytest.raises(CellError, match=r"no cell file at /nowhere/cell\.yaml"):
-        find_cell("/nowhere/cell.yaml")
+        open_cell("/nowhere/cell.yaml")

@@ -19,9 +19,8 @@ STEP_NS = 8_000_000  # 125 Hz
 
 def joint_state_cdr(k: int) -> bytes:
     """A joint state whose first position is ``k``."""
-    joint_state, header, time = (
-        STORE.types[f"{t}"] for t in ("sensor_msgs/msg/JointState", "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
-    )
+    names = ("sensor_msgs/msg/JointState", "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
+    joint_state, header, time = (STORE.types[name] for name in names)
     stamp_ns = START_NS + k * STEP_NS
     message = joint_state(
         header=header(stamp=time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9), frame_id=""),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import sys
 import time
+from itertools import takewhile
 
 from prophrl_nodes.environment import ensure_environment
 
@@ -24,7 +25,7 @@ def main() -> None:
     rclpy.init(args=sys.argv)
     node = rclpy.create_node("devices")
     streams = []
-    for argument in (a for a in sys.argv[1:] if "=" in a):
+    for argument in takewhile(lambda a: a != "--ros-args", sys.argv[1:]):
         topic, _, settings = argument.partition("=")
         rate_hz, *options = settings.split(",")
         reliability = ReliabilityPolicy.BEST_EFFORT if "best_effort" in options else ReliabilityPolicy.RELIABLE
@@ -43,7 +44,8 @@ def main() -> None:
             if now >= counts[i] * period_s:
                 publisher.publish(message(kind, counts[i]))
                 counts[i] += 1
-        time.sleep(max(0.0, min(c * p for c, (_, _, p) in zip(counts, streams, strict=True)) - (time.monotonic() - begin)))
+        due = [count * period_s for count, (_, _, period_s) in zip(counts, streams, strict=True)]
+        time.sleep(max(0.0, min(due, default=now + 0.1) - (time.monotonic() - begin)))
 
 
 def message(kind: type, number: int) -> object:

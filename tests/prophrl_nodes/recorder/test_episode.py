@@ -68,7 +68,7 @@ def test_an_unknown_outcome_is_refused_and_nothing_moves(store: EpisodeStore) ->
 def test_nothing_is_started_when_the_disk_is_nearly_full(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     store = EpisodeStore(tmp_path / "bags", reserve_bytes=free * 2)
-    with pytest.raises(DiskFullError, match="GB left.*prophrl bag compress"):
+    with pytest.raises(DiskFullError, match=r"GB left.*prophrl bag compress"):
         store.start(EpisodeInfo(task="place_cube"))
     assert not (tmp_path / "bags" / "incomplete").exists()
 
@@ -106,5 +106,5 @@ def test_a_folder_that_is_no_episode_is_named_as_such(tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match=r"holds no episode\.json"):
         open_episode(tmp_path)
     (tmp_path / "episode.json").write_text("{broken")
-    with pytest.raises(EpisodeError, match="is not valid JSON.*prophrl bag recover"):
+    with pytest.raises(EpisodeError, match=r"is not valid JSON.*prophrl bag recover"):
         open_episode(tmp_path)

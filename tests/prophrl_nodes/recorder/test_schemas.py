@@ -54,7 +54,9 @@ def test_short_and_long_type_names_mean_the_same() -> None:
     assert message_schema("sensor_msgs/Image") == message_schema("sensor_msgs/msg/Image")
 
 
-def test_definitions_of_an_overlay_win_over_those_beside_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_definitions_of_an_overlay_win_over_those_beside_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "share" / "overlay_msgs" / "msg"
     folder.mkdir(parents=True)
     (folder / "Pair.msg").write_text("Single[<=3] both  # bounded array of a type of the same package\nint8 MAX=3\n")

@@ -52,7 +52,8 @@ def test_latched_messages_enter_the_count_but_not_the_rate() -> None:
 
 def test_lost_messages_are_counted_by_the_publishers_own_numbers() -> None:
     topic = TopicStatistics("/t", "t")
-    for stamp, (publisher, sequence) in enumerate([(b"a", 7), (b"b", 100), (b"a", 8), (b"a", 11), (b"b", 101), (b"b", 103)]):
+    sent = [(b"a", 7), (b"b", 100), (b"a", 8), (b"a", 11), (b"b", 101), (b"b", 103)]
+    for stamp, (publisher, sequence) in enumerate(sent):
         topic.add(stamp, 1, publisher, sequence)
     assert topic.dropped == 3  # a: 9 and 10, b: 102
 

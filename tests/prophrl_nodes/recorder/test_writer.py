@@ -140,7 +140,8 @@ def test_what_was_written_before_the_disk_gave_up_is_kept(tmp_path: Path) -> Non
         written = 0
         try:
             while True:
-                writer.write(topic, b"\\0\\1\\0\\0" + written.to_bytes(4, "little") + bytes(100_000), written + 1, written + 1)
+                data = b"\\0\\1\\0\\0" + written.to_bytes(4, "little") + bytes(100_000)
+                writer.write(topic, data, written + 1, written + 1)
                 written += 1
         except BagWriteError as error:
             print(json.dumps([written, str(error)]))

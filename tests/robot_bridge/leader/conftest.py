@@ -30,7 +30,7 @@ class RunningLeader:
         self.host = host
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(cell, host, offsets, servo_baud, theirs), daemon=True)
+        self.process = context.Process(target=_serve, args=(cell, offsets, servo_baud, theirs), daemon=True)
         self.process.start()
         theirs.close()
         assert ours.poll(10.0) and ours.recv() == "ready"
@@ -60,10 +60,8 @@ class RunningLeader:
         assert not self.process.is_alive()
 
 
-def _serve(
-    cell: CellConfig, host: str, offsets: LeaderOffsets | None, servo_baud: int, ready: Connection
-) -> None:
-    twin = LeaderTwin(cell, host, offsets)
+def _serve(cell: CellConfig, offsets: LeaderOffsets | None, servo_baud: int, ready: Connection) -> None:
+    twin = LeaderTwin(cell, offsets)
     for servo in twin.bus.servos:
         servo.poke(8, BAUD_RATES.index(servo_baud))
     signal.signal(signal.SIGTERM, lambda *_: twin.stop())

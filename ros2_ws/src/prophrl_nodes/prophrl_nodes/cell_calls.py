@@ -6,16 +6,17 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+from prophrl_interfaces.action import RecordEpisode
+from prophrl_interfaces.msg import ServoStatus
+from prophrl_interfaces.srv import FinishEpisode, OperatorVerb
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
-from prophrl_interfaces.action import RecordEpisode
-from prophrl_interfaces.msg import ServoStatus
-from prophrl_interfaces.srv import FinishEpisode, OperatorVerb
 from prophrl_nodes.calls import CallError, call, demand, demand_within, goal_result, send_goal
 
 HOME_TIMEOUT_S = 40.0
+READY_TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,16 @@ class CellCalls:
         """Why the arm is stopped, empty when it is not."""
         servo = self.servo
         return str(servo.reason or "stopped") if servo is not None and servo.state == ServoStatus.STOPPED else ""
+
+    def wait_until_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until the arm obeys and the recorder listens: nodes of one launch come up in any order.
+
+        Raises:
+            CallError: not ready in time; the message has the arm's last refusal.
+        """
+        demand_within(self._arm, lambda: OperatorVerb.Request(verb="disengage"), timeout_s, pause_s=0.5)
+        if not self._finish.wait_for_service(timeout_sec=timeout_s):
+            raise CallError(f"no recorder offered {self._finish.srv_name} within {timeout_s:.0f} s; start its node")
 
     def arm(self, verb: str, argument: str = "", timeout_s: float = 10.0) -> str:
         """Say an operator verb to the arm node; returns its message.

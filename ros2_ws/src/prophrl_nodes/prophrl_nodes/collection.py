@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-
 from prophrl_interfaces.action import RecordEpisode
+
 from prophrl_nodes.calls import CallError
 from prophrl_nodes.cell_calls import CellCalls
 from prophrl_nodes.scene_host import SceneError, SceneHost, Verdict
@@ -53,6 +53,14 @@ class Attempt:
     placement: dict[str, object]
 
 
+def read_attempts(log: Path) -> list[Attempt]:
+    """Attempts written so far; a half-written last line (power cut) is left out."""
+    if not log.is_file():
+        return []
+    whole = log.read_text().rpartition("\n")[0]
+    return [Attempt(**json.loads(line)) for line in whole.splitlines()]
+
+
 class CollectionSession:
     """Runs a plan; ``on_attempt`` hears of every attempt as soon as it is on disk."""
 
@@ -68,7 +76,7 @@ class CollectionSession:
         self._log = plan.output / "session.jsonl"
 
     def run(self, should_stop: Callable[[], bool]) -> int:
-        """Collect until enough episodes are kept; returns how many were.
+        """Collect until enough episodes are kept, those of an interrupted session included; returns how many are.
 
         An attempt that breaks (a node died, a protective stop) is logged, let go of and repeated with a new
         placement.
@@ -76,7 +84,10 @@ class CollectionSession:
         Raises:
             CallError: three attempts in a row broke, or too many attempts failed; the message has the last reason.
         """
-        kept, errors, index = 0, 0, 0
+        earlier = read_attempts(self._log)
+        kept, errors, index = sum(attempt.accepted for attempt in earlier), 0, len(earlier)
+        self._on_phase("waiting for the cell")
+        self._cell.wait_until_ready()
         limit = int(np.ceil(self._plan.episodes * self._plan.attempts_factor)) + MAX_CONSECUTIVE_ERRORS
         while kept < self._plan.episodes and not should_stop():
             if index >= limit:
@@ -89,7 +100,8 @@ class CollectionSession:
                 attempt = Attempt(index, self._seed(index), False, "error", str(error), "", 0.0, {})
                 problems = self._cell.let_go()
                 if errors >= MAX_CONSECUTIVE_ERRORS:
-                    raise CallError(f"{errors} attempts in a row broke; the last: {error} {'; '.join(problems)}") from error
+                    reasons = "; ".join([str(error), *problems])
+                    raise CallError(f"{errors} attempts in a row broke; the last: {reasons}") from error
             kept += attempt.accepted
             index += 1
             self._record(attempt)
@@ -127,7 +139,7 @@ class CollectionSession:
         if stopped:
             return Verdict(False, f"the arm stopped: {stopped}", "servo")
         verdict = self._scene.verdict()
-        return verdict if verdict.success else Verdict(False, f"{verdict.reason} ({ended})", verdict.judge, verdict.terms)
+        return verdict if verdict.success else replace(verdict, reason=f"{verdict.reason} ({ended})")
 
     def _goal(self, placement: Placement, index: int) -> RecordEpisode.Goal:
         return RecordEpisode.Goal(

@@ -355,10 +355,9 @@ def _stop_on_signals(node: ProphNode) -> None:
 def _close(node: ProphNode, executor: Any) -> None:
     """Halt and destroy the node; nothing that fails here may keep the rest from being closed."""
     logger = node.get_logger()
-    if node.exit_code:
-        logger.error(f"stopping: {node.stop_reason}")
-    else:
-        logger.info(f"stopping: {node.stop_reason}")
+    details = node.stop_reason.partition("\n")[2]  # the first line is said on /diagnostics, which logs it too
+    if details:
+        logger.error(details)
     steps: list[Callable[[], object]] = [
         node.say_goodbye,
         node.leave,

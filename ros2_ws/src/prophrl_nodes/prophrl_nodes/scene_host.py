@@ -14,7 +14,6 @@ from robot_bridge.cell import CellConfig
 from robot_bridge.twin.lab_client import LabClient, OperatorClient
 from robot_bridge.twin.tasks import Placement
 
-
 ALIGN_TIMEOUT_S = 10.0
 
 
@@ -47,6 +46,9 @@ class SceneHost(Protocol):
     def verdict(self) -> Verdict:
         """Judge the scene as it is now."""
 
+    def clock_s(self) -> float:
+        """The time that limits are counted in: a twin on a busy machine runs slower than the wall clock."""
+
     def start_trial(self) -> None:
         """A policy is about to move: forget earlier verdicts."""
 
@@ -77,8 +79,11 @@ class TwinSceneHost:
         self._operator.stop()
 
     def verdict(self) -> Verdict:
-        report = self._lab.truth()["success"]
+        report = self._lab.truth()
         return Verdict(bool(report["success"]), str(report["reason"]), "twin ground truth", dict(report["terms"]))
+
+    def clock_s(self) -> float:
+        return float(self._lab.status()["time_s"])
 
     def start_trial(self) -> None:
         """Nothing to forget: the truth is asked for each time."""
@@ -87,12 +92,12 @@ class TwinSceneHost:
         return self.verdict()
 
     def _wait_idle(self, timeout_s: float) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_s
+        deadline_s = self.clock_s() + timeout_s
         while True:
             status = self._operator.status()
             if not status["busy"]:
                 return status
-            if time.monotonic() > deadline:
+            if self.clock_s() > deadline_s:
                 self._operator.stop()
                 raise SceneError(
                     f"the scripted operator was still in phase {status['phase']!r} after {timeout_s:.0f} s; "
@@ -139,6 +144,9 @@ class PersonSceneHost:
 
     def try_verdict(self) -> Verdict | None:
         return self._verdict if self._judged.is_set() else None
+
+    def clock_s(self) -> float:
+        return time.monotonic()
 
     def start_trial(self) -> None:
         self._judged.clear()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from prophrl_interfaces.action import RecordEpisode
+
 from prophrl_nodes.calls import CallError
 from prophrl_nodes.cell_calls import CellCalls
 from prophrl_nodes.scene_host import SceneError, SceneHost, Verdict
@@ -69,37 +70,38 @@ class TrialSequence:
         self._scene.start_trial()
         self._cell.engage_executor()
         self._cell.start_policy(request.instruction)
-        started = time.monotonic()
+        started_s = self._scene.clock_s()
         stop_reason, verdict = self._watch(request.max_duration_s, should_stop)
-        duration_s = time.monotonic() - started
+        duration_s = self._scene.clock_s() - started_s
         self._cell.stop_policy()
         self._cell.disengage_executor()
         self._on_phase("judging")
         verdict = verdict or self._scene.verdict()
         outcome = "success" if verdict.success else "failure"
-        episode = self._cell.finish_recording(handle, accept=True, outcome=outcome, note=f"{stop_reason}; {verdict.reason}")
+        note = f"{stop_reason}; {verdict.reason}"
+        episode = self._cell.finish_recording(handle, accept=True, outcome=outcome, note=note)
         return TrialOutcome(
             True, verdict.success, stop_reason, verdict, episode.bag_path, duration_s, dict(verdict.terms)
         )
 
     def _watch(self, max_duration_s: float, should_stop: Callable[[], bool]) -> tuple[str, Verdict | None]:
         """Wait until the task is done, the arm stops, time is up or we are asked to stop."""
-        deadline = time.monotonic() + max_duration_s
-        steady_since: float | None = None
+        deadline_s = self._scene.clock_s() + max_duration_s
+        steady_since_s: float | None = None
         while True:
-            now = time.monotonic()
+            now_s = self._scene.clock_s()
             if self._cell.stopped_reason():
                 return f"arm stopped: {self._cell.stopped_reason()}", None
             verdict = self._scene.try_verdict()
             if verdict is not None and verdict.judge == "operator":
                 return "judged by the operator", verdict
             if verdict is not None and verdict.success:
-                steady_since = steady_since or now
-                if now - steady_since >= STEADY_S:
+                steady_since_s = now_s if steady_since_s is None else steady_since_s
+                if now_s - steady_since_s >= STEADY_S:
                     return "task done", verdict
             else:
-                steady_since = None
-            if now > deadline:
+                steady_since_s = None
+            if now_s > deadline_s:
                 return f"time limit of {max_duration_s:.0f} s", None
             if should_stop():
                 return "cancelled", None

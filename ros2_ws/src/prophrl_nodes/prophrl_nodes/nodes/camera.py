@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
 from calibration.storage import CalibrationFileError
@@ -20,10 +21,13 @@ from prophrl_nodes.images import ImageMessage, camera_info
 from prophrl_nodes.messages import CAMERA_FRAME, to_stamp
 from prophrl_nodes.node_base import CELL_PARAMETERS
 from prophrl_nodes.ros import Health, Level, ParameterSpec, ProphNode, RateMeter, Value, run
-from robot_bridge.d455 import D455, CameraError, Frames
+from robot_bridge.d455 import D455, CameraError, Frames, NoFrames
 
 SLOW_SHARE = 0.8
 """Below this share of the configured rate the camera is reported as slow."""
+WAIT_S = 0.5
+"""One wait for a frame: how long a stop of the node may take, and when a pause is worth a word."""
+MILLIMETRE = 0.001
 
 PARAMETERS = (
     *CELL_PARAMETERS,
@@ -60,6 +64,8 @@ class CameraNode(ProphNode):
         self._info_publisher = self.publisher(CameraInfo, "camera/color/camera_info", qos.IMAGE_SOURCE)
         self._depth_publisher = self.publisher(Image, "camera/aligned_depth_to_color/image_raw", qos.IMAGE_SOURCE)
         self._with_depth = self.value("publish_depth")
+        self._patience_s = self.value("reconnect_timeout")
+        self._alive_s = 0.0
         self._loop: DeviceLoop | None = None
 
     def start(self) -> None:
@@ -96,7 +102,7 @@ class CameraNode(ProphNode):
         problem = self._loop.problem if self._loop is not None else "not started"
         if problem:
             return Health(Level.ERROR, f"no camera frames: {problem}", values)
-        if age_s > 0.5:
+        if age_s > WAIT_S:
             return Health(Level.ERROR, f"no camera frame for {age_s:.1f} s; waiting for the camera", values)
         if rate_hz < SLOW_SHARE * self._config.rate_hz and self._meter.count > 2 * self._config.rate_hz:
             message = (
@@ -111,11 +117,17 @@ class CameraNode(ProphNode):
         self._found = " ".join(word for word in (info.name, info.serial, info.firmware, info.usb) if word)
         self._info = camera_info(self._camera.intrinsics(), self._frame_id)
         self._last_number = None
+        self._alive_s = time.monotonic()
 
     def _next_frame(self) -> None:
-        frames = self._camera.wait(self.value("reconnect_timeout"))
+        try:
+            frames = self._camera.wait(WAIT_S)
+        except NoFrames:
+            if time.monotonic() - self._alive_s > self._patience_s:
+                raise
+            return
         self._publish(frames)
-        now_s = time.monotonic()
+        self._alive_s = now_s = time.monotonic()
         self._meter.tick(now_s)
         self._delay_s = (time.time_ns() - frames.stamp_ns) * 1e-9
         if self._last_number is not None and frames.frame_number > self._last_number + 1:
@@ -127,7 +139,10 @@ class CameraNode(ProphNode):
         self._info.header.stamp = to_stamp(frames.stamp_ns)
         self._info_publisher.publish(self._info)
         if self._with_depth:
-            self._depth_publisher.publish(self._depth.fill(frames.depth, frames.stamp_ns))
+            depth = frames.depth
+            if abs(frames.depth_scale_m - MILLIMETRE) > 1e-9:  # 16UC1 depth means millimetres (REP-118)
+                depth = np.round(depth * (frames.depth_scale_m / MILLIMETRE)).astype(np.uint16)
+            self._depth_publisher.publish(self._depth.fill(depth, frames.stamp_ns))
 
 
 def main() -> None:

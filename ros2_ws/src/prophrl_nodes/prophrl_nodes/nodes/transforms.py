@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, TransformStamped, Vector3
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 
@@ -79,11 +79,12 @@ class TransformsNode(ProphNode):
 
     def _on_pose(self, message: PoseStamped) -> None:
         self._poses.tick(time.monotonic())
-        moving = transform_stamped(transform((0.0, 0.0, 0.0)), 0, "", "")
-        moving.header = header(to_nanoseconds(message.header.stamp), f"{self._prefix}base")
-        moving.child_frame_id = f"{self._prefix}tcp"
         at = message.pose.position
-        moving.transform.translation.x, moving.transform.translation.y, moving.transform.translation.z = at.x, at.y, at.z
+        moving = TransformStamped(
+            header=header(to_nanoseconds(message.header.stamp), f"{self._prefix}base"),
+            child_frame_id=f"{self._prefix}tcp",
+        )
+        moving.transform.translation = Vector3(x=at.x, y=at.y, z=at.z)
         moving.transform.rotation = message.pose.orientation
         self._moving.publish(TFMessage(transforms=[moving]))
 

@@ -1,7 +1,7 @@
 """The trial node: runs one trial on request (action ``run_trial``), or a whole frozen plan, and writes it down.
 
 With ``plan`` set it runs the plan's trials in order, appends each to ``<output>/trials.jsonl`` and ends; a plan that
-was interrupted goes on after its last written trial. On hardware a person places and judges through the verbs
+was interrupted goes on after its last valid trial. On hardware a person places and judges through the verbs
 ``~/placed``, ``~/success`` and ``~/failure``.
 """
 
@@ -11,13 +11,16 @@ import json
 import sys
 import threading
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from prophrl_interfaces.action import RunTrial
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 
-from prophrl_interfaces.action import RunTrial
-from prophrl_models.trials.plan import TrialPlan
+from prophrl_models.trials.plan import PlanError, TrialPlan
+from prophrl_models.trials.results import ResultError, ResultLog, TrialResult
+from prophrl_nodes.calls import CallError
 from prophrl_nodes.cell_calls import CellCalls
 from prophrl_nodes.cells import open_cell
 from prophrl_nodes.diagnostics import Health, Level
@@ -25,9 +28,9 @@ from prophrl_nodes.node_base import ProphNode, Refused, run
 from prophrl_nodes.parameters import ParameterSpec
 from prophrl_nodes.scene_host import PersonSceneHost, open_scene
 from prophrl_nodes.trial_sequence import TrialOutcome, TrialRequest, TrialSequence
-from robot_bridge.twin.tasks import Placement, get_task
+from robot_bridge.twin.tasks import Placement
 
-MAX_CONSECUTIVE_INVALID = 3
+MAX_CONSECUTIVE_VOID = 3
 
 PARAMETERS = (
     ParameterSpec("cell", "twin", "cell name or path of a cell file"),
@@ -50,9 +53,10 @@ class TrialsNode(ProphNode):
 
     def setup(self) -> None:
         cell = open_cell(self.value("cell"), self.value("host"))
-        self._plan = TrialPlan.load(Path(self.value("plan"))) if self.value("plan") else None
+        self._plan = _load_plan(self.value("plan")) if self.value("plan") else None
         self._scene = open_scene(cell)
-        self._sequence = TrialSequence(CellCalls(self), self._scene, self._on_phase)
+        self._calls = CellCalls(self)
+        self._sequence = TrialSequence(self._calls, self._scene, self._on_phase)
         self._server = ActionServer(
             self, RunTrial, "run_trial", self._execute, callback_group=self.callbacks,
             goal_callback=self._accept_goal, cancel_callback=lambda _: CancelResponse.ACCEPT,
@@ -115,36 +119,29 @@ class TrialsNode(ProphNode):
 
     def _run_plan(self, plan: TrialPlan) -> None:
         try:
-            self._run_trials(plan)
+            self._calls.wait_until_ready()
+            self._run_trials(ResultLog(Path(self.value("output")) / "trials.jsonl", plan))
+        except (CallError, ResultError, PlanError) as error:
+            self.request_stop(str(error), exit_code=1)
         except Exception as error:
             self.fail(error)
 
-    def _run_trials(self, plan: TrialPlan) -> None:
-        log = Path(self.value("output")) / "trials.jsonl"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        written = {json.loads(line)["trial_id"] for line in log.read_text().splitlines()} if log.is_file() else set()
-        invalid_in_a_row = 0
-        for trial in plan.trials:
-            if trial.trial_id in written:
-                continue
-            placement = Placement.from_json(trial.placement)
-            instruction = get_task(placement.task).instruction
+    def _run_trials(self, log: ResultLog) -> None:
+        void_in_a_row = 0
+        while (trial := log.next_trial()) is not None:
             request = TrialRequest(
-                trial.trial_id, placement, instruction, trial.policy_id, self.value("max_duration_s")
-            )
+                trial.trial_id, Placement.from_json(log.plan.placement(trial)), log.plan.instruction, trial.label,
+                log.plan.max_duration_s,
+            )  # fmt: skip
+            started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
             outcome = self._run_one(request, self._stopping.is_set)
             if self._stopping.is_set():
                 return
-            if not outcome.valid:
-                self.get_logger().error(f"trial {trial.trial_id} void: {outcome.stop_reason}")
-                invalid_in_a_row += 1
-                if invalid_in_a_row >= MAX_CONSECUTIVE_INVALID:
-                    self.request_stop(f"three trials in a row were void; the last: {outcome.stop_reason}", exit_code=1)
-                    return
-            else:
-                invalid_in_a_row = 0
-            with log.open("a") as file:
-                file.write(json.dumps({**asdict(trial), **asdict(outcome)}) + "\n")
+            log.append(_result(trial.trial_id, outcome, started_at))
+            void_in_a_row = 0 if outcome.valid else void_in_a_row + 1
+            if void_in_a_row >= MAX_CONSECUTIVE_VOID:
+                self.request_stop(f"{void_in_a_row} trials in a row were void; the last: {outcome.stop_reason}", 1)
+                return
         self.request_stop(f"{self._successes} of {self._done} trials succeeded")
 
     def _run_one(self, request: TrialRequest, should_stop: Any) -> TrialOutcome:
@@ -180,6 +177,34 @@ class TrialsNode(ProphNode):
         if verb == "placed" and not self._scene.request:
             raise Refused("no placement is being asked for; see /diagnostics")
         return self._scene
+
+
+def _load_plan(path: str) -> TrialPlan:
+    """A plan this node can run.
+
+    Raises:
+        Refused: not a plan, or a plan for several policies (this graph runs one policy node).
+    """
+    try:
+        plan = TrialPlan.load(path)
+    except PlanError as error:
+        raise Refused(str(error)) from error
+    if len(plan.labels) != 1:
+        raise Refused(f"{path} compares policies {', '.join(plan.labels)}; this launch runs one policy, plan one each")
+    return plan
+
+
+def _result(trial_id: str, outcome: TrialOutcome, started_at: str) -> TrialResult:
+    return TrialResult(
+        trial_id=trial_id,
+        valid=outcome.valid,
+        success=outcome.success,
+        stop_reason=outcome.stop_reason if outcome.success else f"{outcome.stop_reason}: {outcome.verdict.reason}",
+        duration_s=outcome.duration_s,
+        verdict=asdict(outcome.verdict),
+        bag=outcome.bag_path,
+        started_at=started_at,
+    )
 
 
 def main() -> int:

@@ -164,7 +164,7 @@ class RecorderNode(ProphNode):
                 self._busy = False
         except (Refused, EpisodeError, OSError) as error:
             self._trouble = f"recording refused: {error}"
-            self.get_logger().error(self._trouble)
+            self.get_logger().warning(self._trouble)
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 

@@ -1,0 +1,336 @@
+"""The trial report: one HTML file that needs nothing else, and the trials' videos beside it.
+
+    <folder>/report.html     words, figures and stills; opens anywhere, without a network
+    <folder>/videos/*.mp4    what happened, linked relatively
+    <folder>/report.json     the same facts for programs, without pictures
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import statistics as summary
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from prophrl_models.data.files import write_json
+from prophrl_models.data.quality import COLUMNS, QualityRow, format_cell
+from prophrl_models.trials.figures import (
+    FAILURE,
+    SUCCESS,
+    VOID,
+    Curve,
+    Mark,
+    Workspace,
+    curve_plot,
+    interval_bar,
+    placement_map,
+    trial_strip,
+)
+from prophrl_models.trials.plan import PlanKey
+from prophrl_models.trials.results import Comparison, ResultLog, TrialResult
+from prophrl_models.trials.statistics import SuccessRate
+from prophrl_models.trials.video import TrialMedia
+
+__all__ = ["Curve", "Machine", "TimingRow", "TrialCard", "TrialReport", "Workspace", "cards_of", "write_report"]
+
+RESOURCES = Path(__file__).parent / "resources"
+REPORT_FILE, FACTS_FILE, VIDEOS = "report.html", "report.json", "videos"
+
+
+@dataclass(frozen=True)
+class TrialCard:
+    """One trial as the report shows it.
+
+    Attributes:
+        trial_id: names it on the page.
+        policy: whose trial it was.
+        outcome: "success", "failure" or "void".
+        reason: why it ended.
+        x_m, y_m: where the object stood, in the base frame; NaN leaves it off the map.
+        placement: the placement in words.
+        media: pictures; None when none were taken.
+        details: further facts, shown small.
+    """
+
+    trial_id: str
+    policy: str
+    outcome: str
+    reason: str
+    duration_s: float
+    x_m: float
+    y_m: float
+    placement: str = ""
+    media: TrialMedia | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.outcome not in (SUCCESS, FAILURE, VOID):
+            raise ValueError(f"trial {self.trial_id}: outcome {self.outcome!r} is not success, failure or void")
+
+
+@dataclass(frozen=True)
+class TimingRow:
+    """One measured quantity: what was typical, what was rare, the worst; ``wanted`` is the design value in words."""
+
+    name: str
+    unit: str
+    median: float
+    p95: float
+    worst: float
+    wanted: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All the report says about the computer."""
+
+    cores: int
+    clock_ghz: float | None
+
+    @staticmethod
+    def here() -> Machine:
+        """The machine this runs on: usable cores and, where Linux tells, the highest clock at this moment."""
+        try:
+            clocks = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        except OSError:
+            clocks = []
+        fastest = max(map(float, clocks), default=0.0)
+        return Machine(len(os.sched_getaffinity(0)), round(fastest / 1000, 1) or None)
+
+    def __str__(self) -> str:
+        cores = f"{self.cores} core" + ("s" if self.cores != 1 else "")
+        return f"{cores}, {self.clock_ghz:.1f} GHz" if self.clock_ghz else cores
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """Everything the page shows.
+
+    Attributes:
+        task, instruction: what was asked.
+        policy: the policy the headline is about; other policies among the trials are compared with it.
+        trials: in the order they were run, voided ones included.
+        created_at: when, in words.
+        scene_jpeg: a picture of the task.
+        timing: measured rates, delays and jitter.
+        quality: of the demonstrations the policy was trained on.
+        curves: training curves.
+        provenance: where everything came from, by name.
+        comparison: the headline policy (b) against another (a).
+        note: one sentence of the author's.
+    """
+
+    task: str
+    instruction: str
+    policy: str
+    trials: Sequence[TrialCard]
+    created_at: str
+    machine: Machine
+    provenance: Mapping[str, str]
+    scene_jpeg: bytes | None = None
+    workspace: Workspace = field(default_factory=Workspace)
+    timing: Sequence[TimingRow] = ()
+    quality: Sequence[QualityRow] = ()
+    curves: Sequence[Curve] = ()
+    comparison: Comparison | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not any(card.policy == self.policy and card.outcome != VOID for card in self.trials):
+            raise ValueError(f"no valid trial of policy {self.policy!r} to report; run trials first")
+
+    @property
+    def policies(self) -> list[str]:
+        """The headline policy, then the others by name."""
+        return sorted({card.policy for card in self.trials}, key=lambda name: (name != self.policy, name))
+
+    def rate(self, policy: str) -> SuccessRate:
+        """Successes among the valid trials of a policy."""
+        valid = [card.outcome for card in self.trials if card.policy == policy and card.outcome != VOID]
+        return SuccessRate(valid.count(SUCCESS), len(valid))
+
+
+def cards_of(
+    log: ResultLog, key: PlanKey, media: Mapping[str, TrialMedia] | None = None, primary_object: str = ""
+) -> list[TrialCard]:
+    """Cards of all logged trials.
+
+    Args:
+        log: the results.
+        key: says which policy is which.
+        media: pictures by trial id.
+        primary_object: the object whose position is mapped; the placement's first one when empty.
+
+    Raises:
+        PlanError: the key does not belong to the plan.
+    """
+    key.check(log.plan)
+    return [_card(log, key, result, media or {}, primary_object) for result in log.results]
+
+
+def write_report(report: TrialReport, folder: str | Path, videos_from: str | Path | None = None) -> Path:
+    """Write the report into a folder and return the path of the page.
+
+    Args:
+        report: what to show.
+        folder: made if absent; an earlier report in it is replaced.
+        videos_from: where the trials' videos lie, if not in the folder's ``videos`` already.
+
+    Raises:
+        FileNotFoundError: a video that a trial names is not there.
+    """
+    folder = Path(folder)
+    (folder / VIDEOS).mkdir(parents=True, exist_ok=True)
+    for card in report.trials:
+        if card.media is None:
+            continue
+        target = folder / VIDEOS / card.media.video
+        if videos_from is not None and Path(videos_from).resolve() != target.parent.resolve():
+            shutil.copyfile(Path(videos_from) / card.media.video, target)
+        if not target.is_file():
+            raise FileNotFoundError(f"trial {card.trial_id} has no video at {target}; write it with video.write_media")
+    write_json(folder / FACTS_FILE, facts(report))
+    page = folder / REPORT_FILE
+    temporary = page.with_name(f".{page.name}.{os.getpid()}")
+    temporary.write_text(render(report), encoding="utf-8")
+    os.replace(temporary, page)
+    return page
+
+
+def render(report: TrialReport) -> str:
+    """The page's HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(RESOURCES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["jpeg"] = lambda data: "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+    shown = [card for card in report.trials if card.outcome != VOID]
+    panels = [_panel(report, policy) for policy in report.policies]
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        style=Markup((RESOURCES / "report.css").read_text(encoding="utf-8")),
+        headline=panels[0],
+        panels=panels,
+        failures=_failures(shown),
+        voided=[card for card in report.trials if card.outcome == VOID],
+        curve=Markup(curve_plot(report.curves)),
+        quality_columns=COLUMNS,
+        quality_cell=format_cell,
+        quality_summary=_quality_summary(report.quality),
+        videos=VIDEOS,
+    )
+
+
+def facts(report: TrialReport) -> dict[str, Any]:
+    """The report for programs: everything but the pictures."""
+
+    def trial(card: TrialCard) -> dict[str, Any]:
+        raw = asdict(card)
+        raw["media"] = f"{VIDEOS}/{card.media.video}" if card.media else None
+        return raw
+
+    policies = {}
+    for policy in report.policies:
+        rate = report.rate(policy)
+        policies[policy] = {
+            "successes": rate.successes,
+            "trials": rate.trials,
+            "rate": rate.rate,
+            "interval_95": asdict(rate.interval),
+        }
+    raw = {
+        "task": report.task,
+        "instruction": report.instruction,
+        "policy": report.policy,
+        "created_at": report.created_at,
+        "machine": asdict(report.machine),
+        "provenance": dict(report.provenance),
+        "policies": policies,
+        "comparison": asdict(report.comparison) if report.comparison else None,
+        "trials": [trial(card) for card in report.trials],
+        "timing": [asdict(row) for row in report.timing],
+        "quality": [asdict(row) for row in report.quality],
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(raw), parse_constant=lambda _: None)  # NaN is not JSON
+    return plain
+
+
+def _panel(report: TrialReport, policy: str) -> dict[str, Any]:
+    """The drawings and figures of one policy."""
+    cards = [card for card in report.trials if card.policy == policy and card.outcome != VOID]
+    marks = [
+        Mark(card.trial_id, card.outcome, f"#{card.trial_id}", card.x_m, card.y_m, card.duration_s) for card in cards
+    ]
+    rate = report.rate(policy)
+    return {
+        "policy": policy,
+        "rate": rate,
+        "interval": Markup(interval_bar(rate)),
+        "strip": Markup(trial_strip(marks)),
+        "map": Markup(placement_map([mark for mark in marks if mark.x_m == mark.x_m], report.workspace)),
+        "median_s": summary.median([card.duration_s for card in cards if card.outcome == SUCCESS] or [0.0]),
+    }
+
+
+def _failures(cards: Sequence[TrialCard]) -> list[dict[str, Any]]:
+    """Reasons of failure with the trials they ended, most frequent first."""
+    ended: dict[str, list[str]] = {}
+    for card in cards:
+        if card.outcome == FAILURE:
+            ended.setdefault(card.reason or "no reason given", []).append(card.trial_id)
+    most = max(map(len, ended.values()), default=1)
+    ordered = sorted(ended.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    return [{"reason": reason, "trials": ids, "share": len(ids) / most} for reason, ids in ordered]
+
+
+def _quality_summary(rows: Sequence[QualityRow]) -> list[tuple[str, str]]:
+    """What to know about the demonstrations at a glance, as (value, meaning)."""
+    if not rows:
+        return []
+    minutes = sum(row.duration_s for row in rows) / 60.0
+    known = [row.clamped for row in rows if row.clamped is not None]
+    return [
+        (f"{len(rows)}", f"demonstrations, {minutes:.1f} minutes"),
+        (f"{summary.median(row.color_rate_hz for row in rows):.1f} Hz", "camera, median episode"),
+        (f"{sum(row.color_missing for row in rows)}", "camera frames lost"),
+        (f"{1000 * max(row.largest_gap_s for row in rows):.0f} ms", "longest gap in any stream"),
+        (f"{sum(row.stale_ticks for row in rows)}", "ticks with a stale sample"),
+        (f"{sum(known)}" if known else "–", "commands clamped by the safety envelope"),
+    ]
+
+
+def _card(
+    log: ResultLog, key: PlanKey, result: TrialResult, media: Mapping[str, TrialMedia], primary_object: str
+) -> TrialCard:
+    trial = log.plan.trial(result.trial_id)
+    placement = log.plan.placement(trial)
+    objects: Mapping[str, Sequence[float]] = placement.get("objects") or {}
+    position = objects.get(primary_object or next(iter(objects), ""), (float("nan"), float("nan")))
+    cell = placement.get("cell")
+    outcome = (SUCCESS if result.success else FAILURE) if result.valid else VOID
+    details = {"bag": result.bag} if result.bag else {}
+    details |= {name.replace("_", " "): f"{value:.3g}" for name, value in result.timing.items()}
+    return TrialCard(
+        trial_id=result.trial_id,
+        policy=key.policies[trial.label],
+        outcome=outcome,
+        reason=result.stop_reason,
+        duration_s=result.duration_s,
+        x_m=float(position[0]),
+        y_m=float(position[1]),
+        placement=f"grid cell {cell[0] + 1}, {cell[1] + 1}" if cell else f"placement {trial.placement + 1}",
+        media=media.get(result.trial_id) if result.valid else None,
+        details=details,
+    )

@@ -1,0 +1,171 @@
+"""`make demo`: the whole pipeline on the digital twin, from an empty table to a report.
+
+Cell up, demonstrations through the leader arm and ROS 2, bags, dataset, a small flow policy, trials at held-out
+placements, report. Nothing is pre-recorded. Interrupted with Ctrl-C it goes on where it stopped; a finished run
+is moved aside, never overwritten.
+"""
+
+from __future__ import annotations
+
+import time
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from prophrl_nodes.studies.stages import launch_command, run_stage
+from robot_bridge.twin.tasks import get_task, held_out_placements
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What to run. ``host`` and ``domain_id`` keep two demos on one machine apart."""
+
+    task: str = "place_cube"
+    episodes: int = 30
+    trials: int = 20
+    output: Path = Path("runs/demo")
+    headless: bool = True
+    host: str = "127.0.0.1"
+    domain_id: int | None = None
+    seed: int = 0
+
+
+class Demo:
+    """The five stages, each resumable."""
+
+    def __init__(self, options: DemoOptions) -> None:
+        self.options = options
+        self.task = get_task(options.task)
+        self.folder = _fresh_folder(options.output)
+        self.logs = self.folder / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.timings_s: dict[str, float] = {}
+
+    def run(self) -> Path:
+        """Run what is left to do; returns the report's path."""
+        stages = [
+            ("collect", self.collect),
+            ("dataset", self.build_dataset),
+            ("train", self.train),
+            ("evaluate", self.evaluate),
+            ("report", self.report),
+        ]
+        for number, (name, stage) in enumerate(stages, start=1):
+            print(f"[{number}/{len(stages)}] {name}: {(stage.__doc__ or '').splitlines()[0]}", flush=True)
+            start = time.monotonic()
+            stage()
+            self.timings_s[name] = time.monotonic() - start
+        return self.folder / REPORT
+
+    # ---- stages
+
+    def collect(self) -> None:
+        """the scripted operator demonstrates through GELLO, ROS 2 and RTDE"""
+        from prophrl_nodes.collection import read_attempts
+
+        log = self.folder / "sessions" / "session.jsonl"
+        kept = sum(attempt.accepted for attempt in read_attempts(log))
+        if kept >= self.options.episodes:
+            return
+        command = launch_command(
+            "collect.launch.yaml",
+            {
+                "cell": "twin",
+                "host": self.options.host,
+                "task": self.options.task,
+                "episodes": self.options.episodes,
+                "seed": self.options.seed,
+                "output": self.folder,
+            },
+        )
+        with tqdm(total=self.options.episodes, initial=kept, unit="demo", dynamic_ncols=True) as bar:
+
+            def watch() -> None:
+                attempts = read_attempts(log)
+                bar.update(sum(attempt.accepted for attempt in attempts) - bar.n)
+                bar.set_postfix(attempts=len(attempts), refresh=True)
+
+            run_stage(command, self.logs / "collect.log", watch, domain_id=self.options.domain_id)
+
+    def build_dataset(self) -> None:
+        """bags become synchronised episodes"""
+        from prophrl_models.data.build import build_dataset
+
+        report = build_dataset([self.folder / "bags"], self.folder / "dataset", tasks=(self.options.task,))
+        print(f"      {report.converted + report.resumed} episodes, {report.steps} steps, {report.content_hash[:12]}")
+
+    def train(self) -> None:
+        """a small flow policy learns from them"""
+        from prophrl_nodes.studies.training import train_with_progress
+
+        train_with_progress(self.folder / "dataset", self.folder / "policy", seed=self.options.seed)
+
+    def evaluate(self) -> None:
+        """the policy moves the twin's arm at held-out placements"""
+        from prophrl_models.trials.plan import TrialPlan, make_plan
+        from prophrl_models.trials.results import ResultLog
+
+        plan_path = self.folder / "trials" / "plan.json"
+        if not plan_path.is_file():
+            placements = [place.to_json() for place in held_out_placements(self.task.id, self.options.trials)]
+            plan, key = make_plan(
+                self.task.id, self.task.instruction, placements, ["policy"], seed=self.options.seed,
+                max_duration_s=self.task.max_duration_s,
+            )  # fmt: skip
+            key.save(self.folder / "trials" / "key.json")
+            plan.save(plan_path)
+        plan = TrialPlan.load(plan_path)
+        log_path = self.folder / "trials" / "trials.jsonl"
+        done = ResultLog(log_path, plan)
+        if done.next_trial() is None:
+            return
+        command = launch_command(
+            "evaluate.launch.yaml",
+            {
+                "cell": "twin",
+                "host": self.options.host,
+                "checkpoint": self.folder / "policy",
+                "plan": plan_path,
+                "output": self.folder / "trials",
+            },
+        )
+        with tqdm(total=len(plan.trials), initial=len(done.valid), unit="trial", dynamic_ncols=True) as bar:
+
+            def watch() -> None:
+                log = ResultLog(log_path, plan)
+                bar.update(len(log.valid) - bar.n)
+                bar.set_postfix(success=sum(result.success for result in log.valid.values()), refresh=True)
+
+            run_stage(command, self.logs / "evaluate.log", watch, domain_id=self.options.domain_id)
+
+    def report(self) -> None:
+        """what happened, with every video"""
+        from prophrl_nodes.studies.demo_report import write_report
+
+        write_report(self.folder, self.task.id, self.timings_s)
+
+
+def _fresh_folder(folder: Path) -> Path:
+    """The folder to work in; a finished run that stands there is moved aside."""
+    if (folder / REPORT).is_file():
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime((folder / REPORT).stat().st_mtime))
+        aside = folder.with_name(f"{folder.name}-{stamp}")
+        folder.rename(aside)
+        print(f"the finished run in {folder} was moved to {aside}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def run(options: DemoOptions) -> Path:
+    """Run the demo and say what came out."""
+    started = time.monotonic()
+    print(f"prophrl demo: {options.task} on the digital twin, in {options.output}")
+    report = Demo(options).run()
+    print(f"done in {(time.monotonic() - started) / 60:.1f} minutes: {report}")
+    if not options.headless:
+        webbrowser.open(report.resolve().as_uri())
+    return report
