@@ -359,5 +359,3 @@ class Gello:
         for servo_id in self._config.servo_ids:
             group.addParam(servo_id)
         return group
-
-

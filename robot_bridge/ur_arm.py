@@ -1,10 +1,13 @@
 """The UR arm behind ur_rtde: the only file that imports its modules.
 
-Quirks of ur_rtde 1.6.5 handled here (measured against the genuine control script): its constructors hold the
-interpreter lock, so a plain socket first finds out whether anybody answers; ``reuploadScript`` returns before the
-program runs; ``unlockProtectiveStop`` exists on the dashboard only; the servo thread of its control program holds the
-last target for ever unless a watchdog is set; ``getForwardKinematics(q)`` and ``getStepTime`` return stale registers
-and are not used.
+Quirks of ur_rtde 1.6.5 handled here (measured against the genuine control script):
+
+- Its constructors hold the interpreter lock, so a plain socket first finds out whether anybody answers.
+- ``reuploadScript`` leaves the last command in the controller's registers, where the fresh program finds and executes
+  it: the arm would drive to a servo target of before the stop. A new control interface clears them.
+- The servo thread of its control program holds the last target for ever; the watchdog ends that.
+- ``unlockProtectiveStop`` exists on the dashboard only; ``getForwardKinematics(q)`` and ``getStepTime`` return stale
+  registers and are not used.
 """
 
 from __future__ import annotations
@@ -192,12 +195,10 @@ class RtdeLink:
             time.sleep(0.1)
 
     def _start_program(self) -> None:
-        if self._control is not None and self._control.isConnected():
-            if self._control.isProgramRunning():
-                # Its servo thread may still hold a target; two movers would end the program.
-                self._control.servoStop(STOP_DECELERATION_RADPS2)
-            else:
-                self._control.reuploadScript()
+        control = self._control
+        if control is not None and control.isConnected() and control.isProgramRunning():
+            # Its servo thread may still hold a target; two movers would end the program.
+            control.servoStop(STOP_DECELERATION_RADPS2)
         else:
             self._drop(control_only=True)
             self._control = self._open_control()

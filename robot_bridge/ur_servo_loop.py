@@ -326,6 +326,7 @@ class ServoLoop:
                 q = self.generator.step(time.monotonic())
             if tuple(q) == before or not self.link.servo(q):
                 break
+            self._measure()
             time.sleep(self._period_s)
         # The controller's own smoothing is behind the last setpoint; the arm must stand before servo mode ends.
         for _ in range(250):

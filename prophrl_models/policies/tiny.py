@@ -101,15 +101,18 @@ class TinyPolicy(FlowPolicy):
         return Inputs(image.contiguous(), obs.state_B7.float(), tokenise(obs.instruction_B).to(image.device))
 
     def embed(self, inputs: Inputs) -> Cond:
+        return self.condition(inputs.state_B7, self.perceive(inputs))
+
+    def perceive(self, inputs: Inputs) -> dict[str, Tensor]:
+        """What the picture says: the waypoint [B, 6] in the network's units with its map, and features at places."""
         text = self.words(inputs.text)
         image = inputs.image.contiguous(memory_format=torch.channels_last).float()
-        with self._half(image.device):
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.tiny.bf16):
             features, context = self.trunk((image - 112.0) / 64.0, text)
             maps = self.to_maps(features).float().flatten(2)  # [B, M, N]
         height, width = features.shape[2:]
         features = features.float().permute(0, 2, 3, 1).flatten(1, 2)  # [B, N, C]; the memory is laid out so already
-        state = self.to_units(inputs.state_B7)
-        situation = torch.cat([text, state, context], 1)
+        situation = torch.cat([text, self.to_units(inputs.state_B7), context], 1)
 
         logits = (features @ self.query(situation)[:, :, None]).squeeze(2)
         position, weight = peak_position(logits.softmax(1), height, width, PEAK_RADIUS)
@@ -117,17 +120,30 @@ class TinyPolicy(FlowPolicy):
         rest = self.waypoint(torch.cat([situation, seen], 1))  # height, rotation vector, opening logit
         z_m = rest[:, 0] * UNIT_M + self.spec.state_scaling.offset[2]
         point = self.to_units(torch.cat([self.camera.at_height(position, z_m), inputs.state_B7[:, 3:]], 1))[:, :3]
-        waypoint = torch.cat([point, rest[:, 1:4]], 1)
 
-        to_go = waypoint - state[:, :6]
-        near = torch.cat([to_go, torch.tanh(to_go[:, :3] / 0.5), torch.tanh(to_go[:, :3] / 0.12), rest[:, 4:5]], 1)
-        vector = self.summary(torch.cat([situation, near, seen], 1))
         attention = maps.softmax(2)
-        values = attention @ features
-        keypoints = attention @ cell_centres(height, width, image.device)
-        tokens = self.keypoint_token(torch.cat([values, keypoints], 2)) + self.keypoint_name
-        tokens = torch.cat([tokens, text[:, None], vector[:, None]], 1)
-        return Cond(tokens, vector, {"waypoint": waypoint, "waypoint_opening": rest[:, 4], "waypoint_logits": logits})
+        places = torch.cat([attention @ features, attention @ cell_centres(height, width, image.device)], 2)
+        return {
+            "text": text,
+            "context": context,
+            "seen": seen,
+            "places": places,
+            "waypoint": torch.cat([point, rest[:, 1:4]], 1),
+            "waypoint_opening": rest[:, 4],
+            "waypoint_logits": logits,
+        }
+
+    def condition(self, state_B7: Tensor, percept: dict[str, Tensor]) -> Cond:
+        """The flow head's condition: what was seen, put in relation to where the hand is."""
+        state, waypoint = self.to_units(state_B7), percept["waypoint"]
+        to_go = waypoint - state[:, :6]
+        near = torch.cat([to_go, torch.tanh(to_go[:, :3] / 0.5), torch.tanh(to_go[:, :3] / 0.12)], 1)
+        opening = percept["waypoint_opening"][:, None]
+        parts = [percept["text"], state, near, opening, percept["context"], percept["seen"]]
+        vector = self.summary(torch.cat(parts, 1))
+        places = self.keypoint_token(percept["places"]) + self.keypoint_name
+        tokens = torch.cat([places, percept["text"][:, None], vector[:, None]], 1)
+        return Cond(tokens, vector, {k: v for k, v in percept.items() if k.startswith("waypoint")})
 
     def to_units(self, pose_B7: Tensor) -> Tensor:
         """Poses [B, 7] (m, rad, fraction) as [position / 0.1 m about its mean, rotation vector, 2 g - 1]."""
@@ -169,9 +185,6 @@ class TinyPolicy(FlowPolicy):
             "waypoint": waypoint.detach(),
             "waypoint_mm": _weighted_mean(distance_mm, batch.waypoint_weight_B),
         }
-
-    def _half(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.tiny.bf16)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

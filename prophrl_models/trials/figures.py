@@ -48,36 +48,34 @@ class Curve:
 
 def interval_bar(rate: SuccessRate) -> str:
     """The success rate and its interval on a scale from 0 to 100 %."""
-    width, height, left, right = 640.0, 84.0, 14.0, 14.0
+    width, height, left, right = 640.0, 92.0, 20.0, 20.0
     interval = rate.interval
 
     def at(fraction: float) -> float:
         return left + fraction * (width - left - right)
 
     ticks = "".join(
-        f'<line class="hair" x1="{at(f):.1f}" x2="{at(f):.1f}" y1="30" y2="{44 if f in (0, 0.5, 1) else 40}"/>'
-        f'<text class="tick" x="{at(f):.1f}" y="80" text-anchor="middle">{round(100 * f)}</text>'
+        f'<line class="hair" x1="{at(f):.1f}" x2="{at(f):.1f}" y1="37" y2="{51 if f in (0, 0.5, 1) else 47}"/>'
+        f'<text class="tick" x="{at(f):.1f}" y="86" text-anchor="middle">{round(100 * f)}</text>'
         for f in (0.0, 0.25, 0.5, 0.75, 1.0)
     )
     low, high = at(interval.low), at(interval.high)
-    point = "" if math.isnan(rate.rate) else f'<circle class="point" cx="{at(rate.rate):.1f}" cy="37" r="8"/>'
+    point = "" if math.isnan(rate.rate) else f'<circle class="point" cx="{at(rate.rate):.1f}" cy="44" r="8"/>'
     return _svg(
         width,
         height,
         "Success rate with its interval",
         f"{rate.successes} of {rate.trials}; the interval runs from {interval.low:.0%} to {interval.high:.0%}",
-        f'<line class="axis" x1="{at(0):.1f}" x2="{at(1):.1f}" y1="37" y2="37"/>{ticks}'
-        f'<rect class="band" x="{low:.1f}" y="28" width="{high - low:.1f}" height="18" rx="9"/>{point}'
-        f'<text class="end" x="{low:.1f}" y="17" text-anchor="{_anchor(interval.low)}">{100 * interval.low:.0f} %</text>'
-        f'<text class="end" x="{high:.1f}" y="17" text-anchor="{_anchor(interval.high)}">'
-        f"{100 * interval.high:.0f} %</text>",
+        f'<line class="axis" x1="{at(0):.1f}" x2="{at(1):.1f}" y1="44" y2="44"/>{ticks}'
+        f'<rect class="band" x="{low:.1f}" y="35" width="{high - low:.1f}" height="18" rx="9"/>{point}'
+        f"{_end_label(low, interval.low)}{_end_label(high, interval.high)}",
         "interval",
     )
 
 
 def trial_strip(marks: Sequence[Mark]) -> str:
     """All trials in the order they were run; the height of a bar is how long the trial took."""
-    pitch, height, foot = 20.0, 76.0, 14.0
+    pitch, height, foot = 20.0, 82.0, 20.0
     longest = max((mark.duration_s for mark in marks), default=1.0) or 1.0
     bars = []
     for k, mark in enumerate(marks):
@@ -199,6 +197,11 @@ def _svg(width: float, height: float, title: str, description: str, body: str, k
     )
 
 
+def _end_label(x: float, fraction: float) -> str:
+    anchor = "start" if fraction < 0.04 else "end" if fraction > 0.96 else "middle"
+    return f'<text class="end" x="{x:.1f}" y="24" text-anchor="{anchor}">{100 * fraction:.0f} %</text>'
+
+
 def _link(href: str, label: str, body: str) -> str:
     return f'<a href="{escape(href)}" aria-label="{escape(label)}"><title>{escape(label)}</title>{body}</a>'
 
@@ -206,10 +209,6 @@ def _link(href: str, label: str, body: str) -> str:
 def _cross(x: float, y: float, half: float) -> str:
     a, b, c, d = x - half, x + half, y - half, y + half
     return f'<path class="cross" d="M{a:.1f} {c:.1f}L{b:.1f} {d:.1f}M{a:.1f} {d:.1f}L{b:.1f} {c:.1f}"/>'
-
-
-def _anchor(fraction: float) -> str:
-    return "start" if fraction < 0.04 else "end" if fraction > 0.96 else "middle"
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

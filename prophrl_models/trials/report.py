@@ -1,14 +1,15 @@
 """The trial report: one HTML file that needs nothing else, and the trials' videos beside it.
 
-    <folder>/report.html     words, figures and stills; opens anywhere, without a network
-    <folder>/videos/*.mp4    what happened, linked relatively
-    <folder>/report.json     the same facts for programs, without pictures
+<folder>/report.html     words, figures and stills; opens anywhere, without a network
+<folder>/videos/*.mp4    what happened, linked relatively
+<folder>/report.json     the same facts for programs, without pictures
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import re
 import shutil
@@ -43,6 +44,7 @@ from prophrl_models.trials.video import TrialMedia
 __all__ = ["Curve", "Machine", "TimingRow", "TrialCard", "TrialReport", "Workspace", "cards_of", "write_report"]
 
 RESOURCES = Path(__file__).parent / "resources"
+_UNITS = {"s": "s", "ms": "ms", "hz": "Hz", "m": "m", "mm": "mm", "rad": "rad", "mps": "m/s"}
 REPORT_FILE, FACTS_FILE, VIDEOS = "report.html", "report.json", "videos"
 
 
@@ -87,6 +89,13 @@ class TimingRow:
     p95: float
     worst: float
     wanted: str = ""
+
+    def shown(self) -> list[str]:
+        """The three figures with as many decimals as the largest of them deserves (three digits)."""
+        values = (self.median, self.p95, self.worst)
+        largest = max(map(abs, values))
+        decimals = min(max(2 - math.floor(math.log10(largest)), 0), 3) if largest > 0 else 0
+        return [f"{value:.{decimals}f}" for value in values]
 
 
 @dataclass(frozen=True)
@@ -216,6 +225,7 @@ def render(report: TrialReport) -> str:
         lstrip_blocks=True,
     )
     environment.filters["jpeg"] = lambda data: "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+    environment.filters["points"] = lambda share: f"{100 * share:+.0f}".replace("-", "\N{MINUS SIGN}")
     shown = [card for card in report.trials if card.outcome != VOID]
     panels = [_panel(report, policy) for policy in report.policies]
     return environment.get_template("report.html.j2").render(
@@ -311,6 +321,14 @@ def _quality_summary(rows: Sequence[QualityRow]) -> list[tuple[str, str]]:
     ]
 
 
+def _quantity(name: str, value: float) -> tuple[str, str]:
+    """A figure named with its unit (``inference_s``) as people write it."""
+    words, _, unit = name.rpartition("_")
+    if unit not in _UNITS:
+        return name.replace("_", " "), f"{value:.3g}"
+    return words.replace("_", " "), f"{value:.3g} {_UNITS[unit]}"
+
+
 def _card(
     log: ResultLog, key: PlanKey, result: TrialResult, media: Mapping[str, TrialMedia], primary_object: str
 ) -> TrialCard:
@@ -321,7 +339,7 @@ def _card(
     cell = placement.get("cell")
     outcome = (SUCCESS if result.success else FAILURE) if result.valid else VOID
     details = {"bag": result.bag} if result.bag else {}
-    details |= {name.replace("_", " "): f"{value:.3g}" for name, value in result.timing.items()}
+    details |= dict(_quantity(name, value) for name, value in result.timing.items())
     return TrialCard(
         trial_id=result.trial_id,
         policy=key.policies[trial.label],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,18 +34,24 @@ def busy_ports(addresses: Iterable[tuple[str, int]]) -> list[str]:
 
 def holder(host: str, port: int) -> str | None:
     """The process that listens on a port, as "process PID (command line)"; None when it cannot be seen."""
-    inodes = _listening_inodes(host, port)
+    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(host, port)}
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
             continue
         try:
-            targets = {str(link.readlink()) for link in (process / "fd").iterdir()}
-            if any(f"socket:[{inode}]" in targets for inode in inodes):
+            if any(_open_file(link) in sockets for link in (process / "fd").iterdir()):
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 return f"process {process.name} ({command})"
         except OSError:
             continue  # ended meanwhile, or belongs to another user
     return None
+
+
+def _open_file(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        return ""  # closed since the folder was listed
 
 
 def _listening_inodes(host: str, port: int) -> list[str]:

@@ -7,6 +7,7 @@ may carry DH deltas like a real calibrated arm; then ``T_base_tcp`` is the true 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -31,6 +32,10 @@ JUDGE_EVERY_TICKS = 25
 _WILD_SPEED = 500.0
 """m/s or rad/s; nothing in the cell can move like that."""
 _REST_HEIGHT_M = {"cube": CUBE_HALF_M}
+
+
+# MuJoCo would append its warnings to a file MUJOCO_LOG.TXT in whatever folder the process was started from.
+mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
 
 
 class WorldDiverged(RuntimeError):

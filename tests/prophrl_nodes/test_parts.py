@@ -138,6 +138,15 @@ def test_an_image_message_refuses_pixels_of_another_size_or_type() -> None:
         message.fill(np.zeros((4, 6, 3), np.uint16), 1)
 
 
+def test_an_image_message_carries_the_newest_pixels() -> None:
+    """The generated setter copies; a view of the array given to it showed black images to everybody."""
+    message = ImageMessage(4, 6, "rgb8", "camera")
+    for value in (7, 9):
+        published = message.fill(np.full((4, 6, 3), value, np.uint8), value)
+        assert set(published.data) == {value}
+        assert published.header.stamp.nanosec == value
+
+
 def test_camera_info_carries_the_pinhole_model() -> None:
     info = camera_info(PinholeCamera(212.0, 213.0, 211.5, 119.5, 424, 240), "camera")
     assert (info.width, info.height) == (424, 240)

@@ -163,7 +163,7 @@ def test_servo_l_follows_poses(clients: Clients) -> None:
     control, receive = clients.control, clients.receive
     pose = receive.getTargetTCPPose()
     goal_y = pose[1] + 0.05
-    for i in range(150):
+    for _ in range(150):
         pose[1] += 0.05 / 150
         assert control.servoL(pose, 0, 0, 0.002, 0.05, 600)
         time.sleep(0.002)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def test_the_answer_to_start_comes_before_data_and_data_are_well_formed(wire: Wi
         kind, body = wire.receive()
         assert (kind, len(body)) == ("U", 1 + 8 + 48 + 4)
         stamps.append(struct.unpack(">d", body[1:9])[0])
-    steps = [round((b - a) / 0.002) for a, b in zip(stamps, stamps[1:], strict=False)]
+    steps = [round((b - a) / 0.002) for a, b in itertools.pairwise(stamps)]
     assert set(steps) == {1}
     assert wire.ask("P") == b"\x01"
 
@@ -91,7 +92,7 @@ def test_a_slower_stream_keeps_its_rate(wire: Wire) -> None:
     wire.ask("O", struct.pack(">d", 50.0) + b"timestamp")
     wire.ask("S")
     stamps = [struct.unpack(">d", wire.receive()[1][1:])[0] for _ in range(4)]
-    assert [round(b - a, 4) for a, b in zip(stamps, stamps[1:], strict=False)] == [0.02] * 3
+    assert [round(b - a, 4) for a, b in itertools.pairwise(stamps)] == [0.02] * 3
 
 
 def test_input_recipes_count_per_connection_and_need_no_start(wire: Wire, robot: RunningController) -> None:
@@ -162,7 +163,7 @@ def test_dropped_packages_are_missing_from_the_stream(wire: Wire, robot: Running
 
     def gaps() -> int:
         stamps = [struct.unpack(">d", wire.receive()[1][1:])[0] for _ in range(60)]
-        return sum(round((b - a) / 0.002) > 1 for a, b in zip(stamps, stamps[1:], strict=False))
+        return sum(round((b - a) / 0.002) > 1 for a, b in itertools.pairwise(stamps))
 
     wait_for(lambda: gaps() > 10, "gaps")
 

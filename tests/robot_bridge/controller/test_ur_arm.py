@@ -5,12 +5,10 @@ The twin runs in a process of its own, so its 500 Hz loop and the driver's do no
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import os
-import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -19,28 +17,46 @@ import pytest
 
 from robot_bridge.arm_types import (
     ArmError,
-    ControllerInUse,
-    ControllerUnreachable,
     MoveFailed,
-    NotInRemoteControl,
     RobotStopped,
 )
 from robot_bridge.servo import EngageRefused, ServoState
 from robot_bridge.ur_arm import UrArm
+from robot_bridge.ur_kinematics import Kinematics
 from tests.helpers.twin_controller import HOME_Q, RunningController, wait_for
 
-# A working posture above the table, tool down, well inside the envelope.
-WORK_Q = [0.1, -1.75, 2.1, -1.92, -1.57, 0.1]
+_KINEMATICS = Kinematics()
+
+
+def tool_down_at(x_m: float, y_m: float, z_m: float) -> list[float]:
+    """Joints that hold the tool at a point of the workspace as it is held at home."""
+    T = _KINEMATICS.forward(HOME_Q)
+    T[:3, 3] = x_m, y_m, z_m
+    return [float(q) for q in _KINEMATICS.inverse(T, HOME_Q)]
+
+
+WORK_Q = tool_down_at(-0.65, -0.1, 0.3)
+LOW_Q = tool_down_at(-0.65, -0.1, 0.06)
+ASIDE_Q = [-0.7, *HOME_Q[1:]]
+
+
+@pytest.fixture(scope="module")
+def connected(controller: RunningController) -> Iterator[UrArm]:
+    arm = UrArm(controller.cell.robot, controller.cell.safety)
+    arm.connect()
+    yield arm
+    arm.close()
 
 
 @pytest.fixture
-def arm(robot: RunningController) -> Iterator[UrArm]:
-    """Connected, at home."""
-    arm = UrArm(robot.cell.robot, robot.cell.safety)
-    arm.connect()
-    arm.move_home()
-    yield arm
-    arm.close()
+def arm(connected: UrArm, robot: RunningController) -> UrArm:
+    """Recovered from whatever the test before did, disengaged, at home."""
+    connected.disengage()
+    wait_for(lambda: measures(connected), "measurements")
+    if connected.trouble:
+        connected.recover()
+    connected.move_home()
+    return connected
 
 
 def stream(arm: UrArm, target: Callable[[float], list[float]], seconds: float, rate_hz: float = 100.0) -> list[float]:
@@ -55,35 +71,17 @@ def stream(arm: UrArm, target: Callable[[float], list[float]], seconds: float, r
 
 
 def drive_to(arm: UrArm, goal: list[float], source: str = "teleop") -> None:
-    """Engage and lead the arm to joints, as a slow hand does."""
-    start = np.array(arm.measured().q)
+    """Engage and lead the arm to joints; each target lies a little ahead of the setpoint, however slow this machine."""
     arm.engage(source)
-    seconds = float(np.abs(np.array(goal) - start).max()) / 0.35 + 0.3
-    stream(arm, lambda t: (start + (np.array(goal) - start) * min(1.0, t / (seconds - 0.3))).tolist(), seconds)
-    wait_for(lambda: led(arm, goal), "the arm to be there")
+    wait_for(lambda: led(arm, goal), "the arm to be there", 30.0)
 
 
 def led(arm: UrArm, goal: list[float]) -> bool:
-    arm.set_joint_target(goal)
-    return max(abs(a - b) for a, b in zip(arm.measured().q, goal, strict=True)) < 5e-3
-
-
-def test_connect_powers_on_and_measures(robot: RunningController) -> None:
-    robot.lab.call("emergency_stop", on=True)
-    robot.lab.call("emergency_stop", on=False)
-    assert robot.status("robot_mode") == "POWER_OFF"
-    arm = UrArm(robot.cell.robot, robot.cell.safety)
-    with pytest.raises(ArmError, match="connect first"):
-        arm.measured()
-    arm.connect()
+    ahead = [g - s for g, s in zip(goal, arm.status().q_target, strict=True)]
+    share = min(1.0, 0.08 / max(max(map(abs, ahead)), 1e-9))
+    arm.set_joint_target([s + share * a for s, a in zip(arm.status().q_target, ahead, strict=True)])
     state = arm.measured()
-    assert (state.robot_mode, state.safety_mode, state.runtime_state) == (7, 1, 2)
-    assert np.abs(state.T_base_tcp - np.array(robot.lab.truth()["T_base_tcp"])).max() < 1e-3
-    assert arm.trouble == ""
-    later = wait_for(lambda: arm.measured() if arm.measured().timestamp_s > state.timestamp_s else None, "a new sample")
-    assert later.stamp_ns > state.stamp_ns
-    arm.close()
-    wait_for(lambda: robot.status("program") == "", "the program to end")
+    return max(abs(a - b) for a, b in zip(state.q, goal, strict=True)) < 5e-3 and max(map(abs, state.qd)) < 0.02
 
 
 def test_it_follows_a_100_hz_stream_smoothly(arm: UrArm) -> None:
@@ -120,35 +118,35 @@ def test_pose_targets_reach_the_pose_the_controller_measures(arm: UrArm) -> None
     arm.disengage()
     arm.engage("executor")
     goal = arm.measured().T_base_tcp.copy()
-    start = goal.copy()
     goal[1, 3] += 0.05
-    begin = time.monotonic()
 
     def near() -> bool:
-        share = min(1.0, (time.monotonic() - begin) / 0.8)
-        arm.set_pose_target(start + share * (goal - start))
-        return bool(share == 1.0 and np.linalg.norm(arm.measured().T_base_tcp[:3, 3] - goal[:3, 3]) < 5e-4)
+        arm.set_pose_target(goal)
+        return bool(np.linalg.norm(arm.measured().T_base_tcp[:3, 3] - goal[:3, 3]) < 5e-4)
 
     wait_for(near, "the pose")
 
 
 def test_targets_outside_the_workspace_are_clamped(arm: UrArm, robot: RunningController) -> None:
-    drive_to(arm, WORK_Q)
-    low = arm.measured().T_base_tcp.copy()
-    floor = robot.cell.safety.workspace_min_m[2]
-    arm.disengage()
+    wall = robot.cell.safety.workspace_min_m[1]
     arm.engage("executor")
-    heights = []
-    start_z = low[2, 3]
-    for i in range(250):
-        low[2, 3] = start_z - 0.0025 * i  # far below the table at the end
-        arm.set_pose_target(low)
-        heights.append(arm.measured().T_base_tcp[2, 3])
+    beyond = arm.measured().T_base_tcp.copy()
+    sides = []
+
+    def at_the_wall() -> bool:
+        beyond[1, 3] = sides[-1] - 0.06 if sides else beyond[1, 3]
+        arm.set_pose_target(beyond)
+        sides.append(arm.measured().T_base_tcp[1, 3])
+        return bool(sides[-1] < wall + 0.01)
+
+    wait_for(at_the_wall, "the tool to be at the wall")
+    stream_until = time.monotonic() + 0.5
+    while time.monotonic() < stream_until:
+        at_the_wall()
         time.sleep(0.01)
-    assert low[2, 3] < -0.2
+    assert beyond[1, 3] < wall - 0.03
     assert arm.status().clamped > 0
-    assert min(heights) > floor - 1e-3
-    assert robot.status("safety_mode") == "NORMAL"
+    assert min(sides) > wall - 2e-3
 
 
 def test_jumps_and_nonsense_are_refused(arm: UrArm) -> None:
@@ -172,10 +170,8 @@ def test_one_source_at_a_time(arm: UrArm) -> None:
 
 
 def test_home_lifts_a_low_tool_first_and_keeps_the_speed_limit(arm: UrArm, robot: RunningController) -> None:
-    low = [0.1, -2.05, 2.35, -1.87, -1.57, 0.1]
-    drive_to(arm, low)
+    drive_to(arm, LOW_Q)
     arm.disengage()
-    assert arm.measured().T_base_tcp[2, 3] < 0.14
     path = []
     arm_measured = arm.measured
 
@@ -184,8 +180,6 @@ def test_home_lifts_a_low_tool_first_and_keeps_the_speed_limit(arm: UrArm, robot
             state = arm_measured()
             path.append((state.T_base_tcp[:3, 3].copy(), math.hypot(*state.tcp_speed[:3])))
             time.sleep(0.01)
-
-    import threading
 
     done: list[bool] = []
     recorder = threading.Thread(target=record)
@@ -202,14 +196,12 @@ def test_home_lifts_a_low_tool_first_and_keeps_the_speed_limit(arm: UrArm, robot
 
 
 def test_stop_cancels_a_move_and_asks_for_recovery(arm: UrArm) -> None:
-    drive_to(arm, [0.9, *HOME_Q[1:]])
+    drive_to(arm, ASIDE_Q)
     arm.disengage()
-    import threading
-
     threading.Timer(0.7, lambda: arm.stop("operator")).start()
     with pytest.raises(MoveFailed, match="cancelled"):
         arm.move_home()
-    assert 0.05 < arm.measured().q[0] < 0.9
+    assert ASIDE_Q[0] + 0.05 < arm.measured().q[0] < -0.05
     with pytest.raises(ArmError, match="recover first"):
         arm.engage("teleop")
     arm.recover()
@@ -295,6 +287,25 @@ def measures(arm: UrArm) -> bool:
         return False
 
 
+def test_a_second_driver_is_told_who_holds_the_robot(arm: UrArm, robot: RunningController) -> None:
+    # In a process of its own: ur_rtde's constructor holds the interpreter, which would starve the first driver.
+    code = f"""
+from robot_bridge.arm_types import ControllerInUse
+from robot_bridge.cell import load_cell
+from robot_bridge.ur_arm import UrArm
+from robot_bridge.ur_kinematics import Kinematics
+cell = load_cell({str(robot.cell_path)!r}, host={robot.host!r})
+try:
+    UrArm(cell.robot, cell.safety).connect()
+except ControllerInUse as error:
+    print(error)
+"""
+    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30.0)
+    assert "belong to someone else" in second.stdout
+    assert "EtherNet/IP adapter" in second.stdout
+    drive_to(arm, [0.05, *HOME_Q[1:]])
+
+
 def test_a_restarted_controller_is_measured_again_but_moves_only_after_recover(
     arm: UrArm, robot: RunningController
 ) -> None:
@@ -307,52 +318,3 @@ def test_a_restarted_controller_is_measured_again_but_moves_only_after_recover(
     assert robot.status("robot_mode") == "POWER_OFF"
     arm.recover()
     drive_to(arm, [0.1, *HOME_Q[1:]])
-
-
-def test_killing_the_driver_stops_the_robot(robot: RunningController) -> None:
-    code = f"""
-import itertools, time
-from robot_bridge.cell import load_cell
-from robot_bridge.ur_arm import UrArm
-cell = load_cell({str(robot.cell_path)!r}, host={robot.host!r})
-arm = UrArm(cell.robot, cell.safety)
-arm.connect()
-arm.move_home()
-arm.engage("teleop")
-q = list(arm.measured().q)
-print("moving", flush=True)
-for i in itertools.count():
-    arm.set_joint_target([q[0] + 0.002 * i, *q[1:]])
-    time.sleep(0.01)
-"""
-    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert driver.stdout is not None
-    assert driver.stdout.readline() == "moving\n"
-    wait_for(lambda: robot.lab.status()["q"][0] > 0.1, "motion")
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    wait_for(lambda: robot.status("program") == "", "the program to end")
-    assert any("RTDE watchdog" in line for line in robot.lab.status()["log"])
-    stood = robot.lab.status()["q"]
-    tick = int(str(robot.status("tick")))
-    wait_for(lambda: int(str(robot.status("tick"))) > tick + 100, "time to pass")
-    assert robot.lab.status()["q"] == pytest.approx(stood, abs=2e-3)
-
-
-def test_a_second_driver_is_told_who_holds_the_robot(arm: UrArm, robot: RunningController) -> None:
-    second = UrArm(robot.cell.robot, robot.cell.safety)
-    with pytest.raises(ControllerInUse, match="EtherNet/IP adapter"):
-        second.connect()
-    drive_to(arm, [0.05, *HOME_Q[1:]])
-
-
-def test_local_control_is_named_with_its_remedy(robot: RunningController) -> None:
-    robot.lab.fault("not_in_remote", True)
-    with pytest.raises(NotInRemoteControl, match="Remote Control"):
-        UrArm(robot.cell.robot, robot.cell.safety).connect()
-
-
-def test_no_controller_is_an_error_that_says_what_to_start(robot: RunningController) -> None:
-    nowhere = dataclasses.replace(robot.cell.robot, host="127.255.255.254")
-    with pytest.raises(ControllerUnreachable, match="start it with"):
-        UrArm(nowhere, robot.cell.safety).connect()

@@ -141,7 +141,10 @@ def test_a_program_that_ends_in_motion_brakes_the_arm(robot: UrController) -> No
 
 
 def test_servoj_follows_a_jump_within_joint_limits_and_without_overshoot(robot: UrController) -> None:
-    seen = play(robot, "i = 0\nwhile i < 400:\n servoj([0.4,-1.5708,1.5708,-1.5708,-1.5708,0], t=0.002, gain=600, lookahead_time=0.05)\n i = i + 1\nend")
+    seen = play(
+        robot,
+        "i = 0\nwhile i < 400:\n servoj([0.4,-1.5708,1.5708,-1.5708,-1.5708,0], t=0.002, gain=600, lookahead_time=0.05)\n i = i + 1\nend",
+    )
     base = np.array([q[0] for q, _ in seen])
     assert base[-1] == pytest.approx(0.4, abs=1e-4)
     assert base.max() < 0.4 + 1e-4
@@ -160,7 +163,9 @@ def test_functions_beyond_the_model_end_the_program_and_say_so(robot: UrControll
 
 
 def test_a_starved_watchdog_stops_the_program(robot: UrController) -> None:
-    body = "rtde_set_watchdog(\"input_int_register_0\", 10, \"stop\")\nwhile True:\n speedj([0.1,0,0,0,0,0], 1.0, 0.002)\nend"
+    body = (
+        'rtde_set_watchdog("input_int_register_0", 10, "stop")\nwhile True:\n speedj([0.1,0,0,0,0,0], 1.0, 0.002)\nend'
+    )
     assert robot.upload(f"def prog():\n{body}\nend\n")
     recipe = InputRecipe(["input_int_register_0"])
     for _ in range(20):

@@ -16,7 +16,7 @@ import pytest
 from robot_bridge.cell import CellConfig, LeaderConfig, load_cell
 from robot_bridge.leader_offsets import LeaderOffsets
 from robot_bridge.twin.lab_client import OperatorClient
-from robot_bridge.twin.servo_bus import LeaderTwin
+from robot_bridge.twin.servo_bus import LeaderTwin, prefer
 from robot_bridge.twin.xl330 import BAUD_RATES
 
 TWIN_CELL = Path(__file__).parents[3] / "config" / "cells" / "twin.yaml"
@@ -65,6 +65,7 @@ def _serve(cell: CellConfig, offsets: LeaderOffsets | None, servo_baud: int, rea
     for servo in twin.bus.servos:
         servo.poke(8, BAUD_RATES.index(servo_baud))
     signal.signal(signal.SIGTERM, lambda *_: twin.stop())
+    prefer()
     ready.send("ready")
     twin.run()
 

@@ -30,9 +30,7 @@ def test_ping_packet_equals_the_manuals_example() -> None:
 
 def test_status_of_ping_equals_the_manuals_example() -> None:
     # ID 1, model 1030 (0x0406), firmware 38: the e-manual's example reply.
-    assert encode_status(1, 0, bytes([0x06, 0x04, 0x26])) == bytes.fromhex(
-        "FF FF FD 00 01 07 00 55 00 06 04 26 65 5D"
-    )
+    assert encode_status(1, 0, bytes([0x06, 0x04, 0x26])) == bytes.fromhex("FF FF FD 00 01 07 00 55 00 06 04 26 65 5D")
 
 
 def test_header_inside_the_parameters_is_stuffed_and_survives_the_round_trip() -> None:

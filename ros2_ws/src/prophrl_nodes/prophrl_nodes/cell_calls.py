@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from prophrl_interfaces.action import RecordEpisode
-from prophrl_interfaces.msg import ServoStatus
+from prophrl_interfaces.msg import GripperState, ServoStatus
 from prophrl_interfaces.srv import FinishEpisode, OperatorVerb
 from rclpy.action import ActionClient
 from rclpy.node import Node
@@ -17,6 +18,9 @@ from prophrl_nodes.calls import CallError, call, demand, demand_within, goal_res
 
 HOME_TIMEOUT_S = 40.0
 READY_TIMEOUT_S = 90.0
+OPEN_TIMEOUT_S = 15.0
+OPEN_ENOUGH = 0.9
+"""An episode begins with an open gripper: the first images and states must not depend on the one before."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,17 @@ class CellCalls:
         self._record = ActionClient(node, RecordEpisode, "record_episode")
         self._finish = node.create_client(FinishEpisode, "recorder/finish")
         self._servo: ServoStatus | None = None
+        self._opening = 0.0
         self._lock = threading.Lock()
         node.create_subscription(ServoStatus, "servo/status", self._on_servo, 10)
+        node.create_subscription(GripperState, "gripper/state", self._on_gripper, 10)
 
     def _on_servo(self, message: ServoStatus) -> None:
         with self._lock:
             self._servo = message
+
+    def _on_gripper(self, message: GripperState) -> None:
+        self._opening = message.opening
 
     @property
     def servo(self) -> ServoStatus | None:
@@ -78,12 +87,21 @@ class CellCalls:
         return str(demand(self._arm, request, timeout_s).message)
 
     def home(self) -> None:
-        """Let go of the arm, open the gripper and move to the home pose; recovers from a protective stop first."""
+        """Let go of the arm, open the gripper and move to the home pose; recovers from a protective stop first.
+
+        Raises:
+            CallError: a node refused, or the gripper did not open.
+        """
         self.arm("disengage")
         if self.stopped_reason():
             self.arm("recover", timeout_s=30.0)
         self.arm("gripper", "1.0")
         self.arm("home", timeout_s=HOME_TIMEOUT_S)
+        deadline = time.monotonic() + OPEN_TIMEOUT_S
+        while self._opening < OPEN_ENOUGH:
+            if time.monotonic() > deadline:
+                raise CallError(f"the gripper opened to {self._opening:.2f} only; is something stuck in it?")
+            time.sleep(0.05)
 
     def engage_teleop(self, timeout_s: float = 10.0) -> None:
         """Engage the leader, waiting for the gate: leader and follower must agree."""

@@ -41,6 +41,11 @@ class DeviceLoop:
         self.failures = 0
         """Errors since the start."""
 
+    @property
+    def first_attempt(self) -> bool:
+        """True until the first connection has succeeded or failed."""
+        return bool(self.problem) and not self.failures
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

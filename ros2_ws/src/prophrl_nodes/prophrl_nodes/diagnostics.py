@@ -66,7 +66,7 @@ class DiagnosticsReporter:
 
     def _log(self, health: Health) -> None:
         logger = self._node.get_logger()
-        if health.level == Level.OK:
+        if health.level in (Level.OK, Level.STALE):  # stale: not active, or stopping because it was asked to
             logger.info(health.message)
         elif health.level == Level.WARN:
             logger.warning(health.message)

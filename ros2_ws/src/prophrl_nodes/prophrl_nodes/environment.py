@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, MutableMapping
@@ -19,6 +20,7 @@ RESOURCES = Path(__file__).resolve().parent / "resources"
 
 # The wheels' bootstrapper re-executes Python once to put the libraries on the path, guarded by this variable.
 _BOOTSTRAP_GUARD = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
+_LOCK_SUFFIX = re.compile(r"_[es]l$")
 _REEXECUTED = "PROPHRL_ENVIRONMENT_APPLIED"
 
 # One image per frame is allocated and freed in every process that touches it. glibc would ask the kernel for fresh,
@@ -80,25 +82,25 @@ def started_as_module() -> bool:
 def clean_shared_memory(directory: Path = Path("/dev/shm"), minimum_age_s: float = 10.0) -> list[str]:
     """Remove what killed Fast DDS processes left in shared memory; returns the names of the removed files.
 
-    Every live segment or port has a lock file (``*_el`` exclusive, ``*_sl`` shared) that its process keeps locked, and
-    the kernel lets go of the lock when the process dies. Files younger than ``minimum_age_s`` are left alone: their
+    Every segment or port in use has a lock file (``*_el`` exclusive, ``*_sl`` shared) that its process keeps locked,
+    and the kernel lets go of the lock when the process dies. Files younger than ``minimum_age_s`` are left alone: their
     owner may be between creating and locking them.
     """
     removed = []
-    for stem in sorted({path.name.rsplit("_", 1)[0] for path in directory.glob("fastdds_*_[es]l")}):
-        locks = [directory / f"{stem}_{kind}" for kind in ("el", "sl")]
-        if any(lock.exists() and not _abandoned(lock, minimum_age_s) for lock in locks):
+    for stem in sorted({_LOCK_SUFFIX.sub("", path.name) for path in directory.glob("fastdds_*")}):
+        files = [directory / stem, directory / f"{stem}_el", directory / f"{stem}_sl"]
+        if any(file.exists() and not _abandoned(file, minimum_age_s) for file in files):
             continue
-        for path in (directory / stem, directory / f"sem.{stem}_mutex", *locks):
+        for path in (*files, directory / f"sem.{stem}_mutex"):
             if path.exists():
                 path.unlink(missing_ok=True)
                 removed.append(path.name)
     return removed
 
 
-def _abandoned(lock: Path, minimum_age_s: float) -> bool:
+def _abandoned(path: Path, minimum_age_s: float) -> bool:
     try:
-        with lock.open("rb") as file:
+        with path.open("rb") as file:
             if time.time() - os.fstat(file.fileno()).st_mtime < minimum_age_s:
                 return False
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

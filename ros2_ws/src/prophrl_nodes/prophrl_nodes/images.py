@@ -35,13 +35,13 @@ class ImageMessage:
     def __init__(self, height: int, width: int, encoding: str, frame_id: str) -> None:
         kind, channels = _lookup(encoding)
         step = width * channels * np.dtype(kind).itemsize
-        buffer = array.array("B", bytes(height * step))
         shape = (height, width) if channels == 1 else (height, width, channels)
-        self.pixels: NDArray[np.generic] = np.frombuffer(buffer, dtype=kind).reshape(shape)
         self.message = Image(
             header=header(0, frame_id), height=height, width=width, encoding=encoding, is_bigendian=0, step=step
         )
-        self.message.data = buffer
+        self.message.data = array.array("B", bytes(height * step))
+        # The message may have taken a copy: look into the array it holds, not into the one it was given.
+        self.pixels: NDArray[np.generic] = np.frombuffer(self.message.data, dtype=kind).reshape(shape)
 
     def fill(self, image: NDArray[np.generic], stamp_ns: int) -> Image:
         """Copy ``image`` (HxWx3 or HxW, of the encoding's type) into the message and stamp it.

@@ -34,7 +34,8 @@ class PolicyTurn:
 
     Args:
         settle_s: pause between the end of a chunk and the observation for the next one.
-        answer_s: time the executor may take to begin a chunk that was sent to it.
+        answer_s: time the executor may take to begin a chunk; one that it lost or refused (it says why on /diagnostics)
+            is then replaced by a new one from a new observation.
     """
 
     settle_s: float
@@ -73,8 +74,7 @@ class PolicyTurn:
             return Turn(f"the executor to be engaged (the arm obeys {arm_source or 'nobody'}); call executor/engage")
         if self._state is PlayerState.EXECUTING:
             return Turn("the chunk in execution")
-        if self._sent is not None and self._sequence < self._sent:
-            if (now_ns - self._sent_ns) * 1e-9 < self.answer_s:
-                return Turn("the executor to begin the chunk")
-            return Turn(f"the executor, which did not take chunk {self._sent}; see what it says on /diagnostics")
+        untaken = self._sent is not None and self._sequence < self._sent
+        if untaken and (now_ns - self._sent_ns) * 1e-9 < self.answer_s:
+            return Turn("the executor to begin the chunk")
         return Turn("", self._since_ns + round(self.settle_s * 1e9))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from prophrl_interfaces.action import RecordEpisode
 
@@ -33,7 +33,10 @@ class TrialRequest:
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """``valid`` is False when the trial could not be run, which is not a failure of the policy."""
+    """``valid`` is False when the trial could not be run, which is not a failure of the policy.
+
+    ``duration_s`` is in the scene's time, ``wall_s`` in the wall clock's: a twin on a busy machine runs slower.
+    """
 
     valid: bool
     success: bool
@@ -41,7 +44,7 @@ class TrialOutcome:
     verdict: Verdict
     bag_path: str = ""
     duration_s: float = 0.0
-    terms: dict[str, bool] = field(default_factory=dict)
+    wall_s: float = 0.0
 
 
 class TrialSequence:
@@ -70,9 +73,9 @@ class TrialSequence:
         self._scene.start_trial()
         self._cell.engage_executor()
         self._cell.start_policy(request.instruction)
-        started_s = self._scene.clock_s()
+        started_s, wall_started_s = self._scene.clock_s(), time.monotonic()
         stop_reason, verdict = self._watch(request.max_duration_s, should_stop)
-        duration_s = self._scene.clock_s() - started_s
+        duration_s, wall_s = self._scene.clock_s() - started_s, time.monotonic() - wall_started_s
         self._cell.stop_policy()
         self._cell.disengage_executor()
         self._on_phase("judging")
@@ -80,9 +83,7 @@ class TrialSequence:
         outcome = "success" if verdict.success else "failure"
         note = f"{stop_reason}; {verdict.reason}"
         episode = self._cell.finish_recording(handle, accept=True, outcome=outcome, note=note)
-        return TrialOutcome(
-            True, verdict.success, stop_reason, verdict, episode.bag_path, duration_s, dict(verdict.terms)
-        )
+        return TrialOutcome(True, verdict.success, stop_reason, verdict, episode.bag_path, duration_s, wall_s)
 
     def _watch(self, max_duration_s: float, should_stop: Callable[[], bool]) -> tuple[str, Verdict | None]:
         """Wait until the task is done, the arm stops, time is up or we are asked to stop."""

@@ -134,8 +134,13 @@ class _Planner:
             perform(parse(item["name"]), self._context): perform(parse(item["value"]), self._context)
             for item in action.values.get("arg", ())
         }
+        file = read_launch_file(path)
+        for inner in file.actions:
+            name = str(inner.values.get("name"))
+            if inner.kind == "arg" and not {"default", "if", "unless"} & set(inner.values) and name not in values:
+                raise LaunchError(f"{path.name} requires the argument {name!r}; add it to this include's arg list")
         self._context.variables.update(values)
-        self.run_file(read_launch_file(path))
+        self.run_file(file)
 
     def _push_namespace(self, action: Action) -> None:
         pushed = join_namespaces(self._context.variables.get(_NAMESPACE), self._text(action, "namespace"))

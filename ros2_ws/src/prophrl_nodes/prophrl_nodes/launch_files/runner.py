@@ -1,8 +1,9 @@
 """Starts the processes of a launch file, watches them, and takes all of them down together.
 
-Signals arrive here once: SIGINT or SIGTERM makes every process get SIGINT, after its deadline SIGTERM, then SIGKILL;
-a second Ctrl-C skips the waiting. Children live in process groups of their own (so a terminal's Ctrl-C does not hit
-them directly) and are told to end by the kernel should this process be killed.
+Signals arrive here once: SIGINT or SIGTERM makes every process get SIGINT, the last started first, as soon as those
+after it have ended or a moment has passed; after its deadline SIGTERM, then SIGKILL. A second Ctrl-C skips the waiting.
+Children live in process groups of their own (so a terminal's Ctrl-C does not hit them directly) and are told to end by
+the kernel should this process be killed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from prophrl_nodes.launch_files.plan import ProcessSpec
 
 _POLL_S = 0.05
 _ORPHAN_GRACE_S = 2.0
+_STAGGER_S = 0.3
 _PR_SET_PDEATHSIG = 1
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -90,6 +92,7 @@ class Runner:
         for key, _ in self._selector.select(_POLL_S):
             self._read(key.data)
         now_s = time.monotonic()
+        self._advance_last(now_s)
         for child in self._children:
             if child.process is not None and child.process.poll() is not None:
                 self._ended(child, now_s)
@@ -193,24 +196,28 @@ class Runner:
         now_s = time.monotonic()
         repeated, self._reason = bool(self._reason), self._reason or reason
         self._interrupts += 1
-        for child in self._children:
+        turn_s = now_s
+        for child in reversed(self._children):
             child.restart_at_s = None
             if not child.alive:
                 continue
-            term_s = child.spec.sigterm_timeout_s
             if not repeated:
+                term_s = turn_s + child.spec.sigterm_timeout_s
                 kill_s = term_s + child.spec.sigkill_timeout_s
-                child.signal_at_s = {
-                    signal.SIGINT: now_s,
-                    signal.SIGTERM: now_s + term_s,
-                    signal.SIGKILL: now_s + kill_s,
-                }
+                child.signal_at_s = {signal.SIGINT: turn_s, signal.SIGTERM: term_s, signal.SIGKILL: kill_s}
+                turn_s += _STAGGER_S
             elif self._interrupts == 2:
                 child.signal_at_s = {signal.SIGTERM: now_s, signal.SIGKILL: now_s + child.spec.sigkill_timeout_s}
             else:
                 child.signal_at_s = {signal.SIGKILL: now_s}
         self._out.write(f"-- shutting down: {reason}\n")
         self._out.flush()
+
+    def _advance_last(self, now_s: float) -> None:
+        """While shutting down: the last process still alive need not wait for its turn."""
+        last = next((c for c in reversed(self._children) if c.alive), None)
+        if last is not None and last.signal_at_s.get(signal.SIGINT, 0.0) > now_s:
+            last.signal_at_s[signal.SIGINT] = now_s
 
     def _send_due(self, child: _Child, now_s: float) -> None:
         for number in [s for s, at_s in child.signal_at_s.items() if now_s >= at_s]:

@@ -23,8 +23,18 @@ from prophrl_nodes.arm_devices import ArmDevices
 from prophrl_nodes.arm_publisher import ArmPublisher
 from prophrl_nodes.cells import open_cell
 from prophrl_nodes.messages import to_matrix, to_nanoseconds
-from prophrl_nodes.node_base import CELL_PARAMETERS
-from prophrl_nodes.ros import Health, Level, ParameterSpec, PeriodicThread, ProphNode, RateMeter, Refused, Value, run
+from prophrl_nodes.ros import (
+    CELL_PARAMETERS,
+    Health,
+    Level,
+    ParameterSpec,
+    PeriodicThread,
+    ProphNode,
+    RateMeter,
+    Refused,
+    Value,
+    run,
+)
 from robot_bridge.arm_types import ArmError
 from robot_bridge.servo import EngageRefused, ServoSnapshot, ServoState
 from robot_bridge.ur_arm import UrArm

@@ -19,8 +19,7 @@ from prophrl_nodes.cells import open_cell
 from prophrl_nodes.device_loop import DeviceLoop
 from prophrl_nodes.images import ImageMessage, camera_info
 from prophrl_nodes.messages import CAMERA_FRAME, to_stamp
-from prophrl_nodes.node_base import CELL_PARAMETERS
-from prophrl_nodes.ros import Health, Level, ParameterSpec, ProphNode, RateMeter, Value, run
+from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ParameterSpec, ProphNode, RateMeter, Value, run
 from robot_bridge.d455 import D455, CameraError, Frames, NoFrames
 
 SLOW_SHARE = 0.8
@@ -99,9 +98,11 @@ class CameraNode(ProphNode):
             "lost_frames": self._lost,
             "delay_s": self._delay_s,
         }
-        problem = self._loop.problem if self._loop is not None else "not started"
-        if problem:
-            return Health(Level.ERROR, f"no camera frames: {problem}", values)
+        loop = self._loop
+        if loop is None or loop.first_attempt:
+            return Health(Level.WARN, "connecting", values)
+        if loop.problem:
+            return Health(Level.ERROR, f"no camera frames: {loop.problem}", values)
         if age_s > WAIT_S:
             return Health(Level.ERROR, f"no camera frame for {age_s:.1f} s; waiting for the camera", values)
         if rate_hz < SLOW_SHARE * self._config.rate_hz and self._meter.count > 2 * self._config.rate_hz:

@@ -16,8 +16,7 @@ from prophrl_nodes import qos
 from prophrl_nodes.cells import open_cell
 from prophrl_nodes.device_loop import DeviceLoop
 from prophrl_nodes.messages import ARM_JOINTS, GRIPPER_JOINT, to_stamp
-from prophrl_nodes.node_base import CELL_PARAMETERS
-from prophrl_nodes.ros import Health, Level, ProphNode, RateMeter, Value, run
+from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ProphNode, RateMeter, Value, run
 from robot_bridge.gello import Gello
 from robot_bridge.leader_errors import LeaderError, ServoReadFailed
 from robot_bridge.leader_offsets import OffsetsError
@@ -75,9 +74,11 @@ class GelloNode(ProphNode):
             "failed_readings": self._failed_reads,
             "second_attempts": self._gello.retries,
         }
-        problem = self._loop.problem if self._loop is not None else "not started"
-        if problem:
-            return Health(Level.ERROR, f"no leader: {problem}", values)
+        loop = self._loop
+        if loop is None or loop.first_attempt:
+            return Health(Level.WARN, "connecting", values)
+        if loop.problem:
+            return Health(Level.ERROR, f"no leader: {loop.problem}", values)
         if rate_hz < SLOW_SHARE * self._config.rate_hz and self._meter.count > self._config.rate_hz:
             message = (
                 f"leader slow: {rate_hz:.0f} of {self._config.rate_hz:.0f} readings a second; "

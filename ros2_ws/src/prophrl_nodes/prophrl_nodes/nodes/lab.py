@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from prophrl_nodes.node_base import CELL_PARAMETERS
-from prophrl_nodes.ros import Health, Level, ParameterSpec, PeriodicThread, ProphNode, run
+from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ParameterSpec, PeriodicThread, ProphNode, run
 from robot_bridge.twin.lab import Lab, LabFailed
 
 CHECK_PERIOD_S = 0.2

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from prophrl_interfaces.msg import ActionChunk, ExecutorStatus, GripperState
 from prophrl_interfaces.srv import OperatorVerb
 from sensor_msgs.msg import Image
 
-from prophrl_models.data.cdr import ImageError
 from prophrl_models.data.episode import Observation
 from prophrl_models.data.streams import COLOR, GRIPPER, TCP_POSE, color_sample, gripper_sample, pose_sample
 from prophrl_models.data.synchronise import Snapshot, Synchroniser
@@ -69,7 +69,7 @@ class PolicyNode(ProphNode):
         self._trouble = ""
         self._sequence = 0
         self._inference_s = 0.0
-        self._ages: dict[str, float] = {}
+        self._unusable: dict[str, str] = {}
         self._chunks = self.publisher(ActionChunk, "policy/chunk", qos.COMMAND)
         self._arm = ArmLink(self, "policy")
         self.subscribe(Image, "camera/color/image_raw", self._on_image, qos.IMAGE_LATEST, raw=True)
@@ -94,6 +94,7 @@ class PolicyNode(ProphNode):
 
     def health(self) -> Health:
         """Running or not, what is waited for, and how old the inputs are."""
+        snapshot = self._synchroniser.snapshot(time.time_ns())
         values: dict[str, Value] = {
             "policy": self._runner.policy_id,
             "device": self._runner.device,
@@ -101,13 +102,19 @@ class PolicyNode(ProphNode):
             "running": self._running,
             "chunks": self._sequence,
             "inference_s": self._inference_s,
-            **{f"{stream}_age_s": age_s for stream, age_s in self._ages.items()},
+            **{f"{stream}_age_s": age_s for stream, age_s in snapshot.age_s.items()},
         }
+        if self._unusable:
+            stream, why = next(iter(self._unusable.items()))
+            return Health(Level.ERROR, f"unusable {stream}: {why}", values)
         if self._trouble:
             return Health(Level.ERROR, self._trouble, values)
-        if not self._running:
-            return Health(Level.OK, "ready; call policy/start", values)
-        return Health(Level.OK, f"running: waiting for {self._doing}" if self._doing else "running: thinking", values)
+        if self._running:
+            doing = f"waiting for {self._doing}" if self._doing else "thinking"
+            return Health(Level.OK, f"running: {doing}", values)
+        if snapshot.problems:
+            return Health(Level.WARN, f"not ready: {'; '.join(snapshot.problems)}", values)
+        return Health(Level.OK, "ready; call policy/start", values)
 
     def _load(self) -> PolicyRunner:
         folder = self.value("checkpoint")
@@ -152,18 +159,21 @@ class PolicyNode(ProphNode):
     # ---- inputs
 
     def _on_image(self, cdr: bytes) -> None:
-        try:
-            stamp_ns, rgb = color_sample(cdr)
-        except ImageError as error:
-            self._trouble = f"unusable camera image: {error}"
-            return
-        self._synchroniser.push(COLOR, stamp_ns, rgb)
+        self._take(COLOR, lambda: color_sample(cdr))
 
     def _on_pose(self, message: PoseStamped) -> None:
-        self._synchroniser.push(TCP_POSE, *pose_sample(message))
+        self._take(TCP_POSE, lambda: pose_sample(message))
 
     def _on_gripper(self, message: GripperState) -> None:
-        self._synchroniser.push(GRIPPER, *gripper_sample(message))
+        self._take(GRIPPER, lambda: gripper_sample(message))
+
+    def _take(self, stream: str, read: Callable[[], tuple[int, Any]]) -> None:
+        try:
+            self._synchroniser.push(stream, *read())
+        except ValueError as error:  # a publisher that sends something else than we were trained on
+            self._unusable[stream] = str(error)
+        else:
+            self._unusable.pop(stream, None)
 
     def _on_executor(self, message: ExecutorStatus) -> None:
         stamp_ns = to_nanoseconds(message.header.stamp)
@@ -173,27 +183,21 @@ class PolicyNode(ProphNode):
 
     def _work(self) -> None:
         """One poll: when it is our turn and the observation is fresh, answer it."""
-        if not self.active:
-            return
-        snapshot = self._synchroniser.snapshot(time.time_ns())
-        self._ages = dict(snapshot.age_s)
         if not self._running:
             return
         status = self._arm.status
-        turn = self._turn.ask(
-            snapshot.now_ns, None if status is None else str(status.source), 0 if status is None else int(status.state)
-        )
+        source, state = (None, 0) if status is None else (str(status.source), int(status.state))
+        turn = self._turn.ask(time.time_ns(), source, state)
         if not turn.mine:
             self._doing, self._trouble = turn.waiting_for, ""
             return
-        observation = snapshot.observation
-        if observation is None:
-            self._trouble = f"no observation: {'; '.join(snapshot.problems)}"
-            return
-        if min(snapshot.stamp_ns.values()) < turn.not_before_ns:
+        snapshot = self._synchroniser.snapshot(time.time_ns())
+        if snapshot.observation is None:
+            self._trouble = f"cannot look: {'; '.join(snapshot.problems)}; the arm waits"
+        elif min(snapshot.stamp_ns.values()) < turn.not_before_ns:
             self._doing, self._trouble = "the arm to settle", ""
-            return
-        self._answer(observation, snapshot)
+        else:
+            self._answer(snapshot.observation, snapshot)
 
     def _answer(self, observation: Observation, snapshot: Snapshot) -> None:
         self._doing, self._trouble = "", ""

@@ -21,8 +21,7 @@ from prophrl_nodes.arm_link import ArmLink
 from prophrl_nodes.cells import open_cell
 from prophrl_nodes.engage_gate import EngageGate, GateClosed
 from prophrl_nodes.messages import ARM_JOINTS, GRIPPER_JOINT, joint_positions
-from prophrl_nodes.node_base import CELL_PARAMETERS
-from prophrl_nodes.ros import Health, Level, ParameterSpec, ProphNode, RateMeter, Refused, Value, run
+from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ParameterSpec, ProphNode, RateMeter, Refused, Value, run
 
 SOURCE = "teleop"
 

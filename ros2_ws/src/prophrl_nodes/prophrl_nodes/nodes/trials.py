@@ -24,8 +24,8 @@ from prophrl_nodes.calls import CallError
 from prophrl_nodes.cell_calls import CellCalls
 from prophrl_nodes.cells import open_cell
 from prophrl_nodes.diagnostics import Health, Level
-from prophrl_nodes.node_base import ProphNode, Refused, run
 from prophrl_nodes.parameters import ParameterSpec
+from prophrl_nodes.ros import ProphNode, Refused, run
 from prophrl_nodes.scene_host import PersonSceneHost, open_scene
 from prophrl_nodes.trial_sequence import TrialOutcome, TrialRequest, TrialSequence
 from robot_bridge.twin.tasks import Placement
@@ -203,6 +203,7 @@ def _result(trial_id: str, outcome: TrialOutcome, started_at: str) -> TrialResul
         duration_s=outcome.duration_s,
         verdict=asdict(outcome.verdict),
         bag=outcome.bag_path,
+        timing={"wall_s": outcome.wall_s},
         started_at=started_at,
     )
 

@@ -12,8 +12,7 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
+from prophrl_nodes.studies.progress import progress_bar
 from prophrl_nodes.studies.stages import launch_command, run_stage
 from robot_bridge.twin.tasks import get_task, held_out_placements
 
@@ -82,12 +81,12 @@ class Demo:
                 "output": self.folder,
             },
         )
-        with tqdm(total=self.options.episodes, initial=kept, unit="demo", dynamic_ncols=True) as bar:
+        with progress_bar(self.options.episodes, "demonstration", initial=kept) as bar:
 
             def watch() -> None:
                 attempts = read_attempts(log)
                 bar.update(sum(attempt.accepted for attempt in attempts) - bar.n)
-                bar.set_postfix(attempts=len(attempts), refresh=True)
+                bar.set_postfix(attempts=len(attempts), refresh=False)
 
             run_stage(command, self.logs / "collect.log", watch, domain_id=self.options.domain_id)
 
@@ -133,20 +132,20 @@ class Demo:
                 "output": self.folder / "trials",
             },
         )
-        with tqdm(total=len(plan.trials), initial=len(done.valid), unit="trial", dynamic_ncols=True) as bar:
+        with progress_bar(len(plan.trials), "trial", initial=len(done.valid)) as bar:
 
             def watch() -> None:
                 log = ResultLog(log_path, plan)
                 bar.update(len(log.valid) - bar.n)
-                bar.set_postfix(success=sum(result.success for result in log.valid.values()), refresh=True)
+                bar.set_postfix(success=sum(result.success for result in log.valid.values()), refresh=False)
 
             run_stage(command, self.logs / "evaluate.log", watch, domain_id=self.options.domain_id)
 
     def report(self) -> None:
         """what happened, with every video"""
-        from prophrl_nodes.studies.demo_report import write_report
+        from prophrl_nodes.studies.demo_report import write_demo_report
 
-        write_report(self.folder, self.task.id, self.timings_s)
+        write_demo_report(self.folder, self.task.id, self.timings_s)
 
 
 def _fresh_folder(folder: Path) -> Path:

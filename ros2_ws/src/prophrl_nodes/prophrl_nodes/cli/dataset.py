@@ -1,0 +1,91 @@
+"""Datasets: bags in, synchronised episodes out.
+
+  prophrl dataset build runs/collect/bags runs/dataset          successes only
+  prophrl dataset build bags runs/all --outcome success --outcome failure
+  prophrl dataset info runs/dataset
+
+A build that was interrupted goes on where it stopped; bags already in the dataset are not read again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from prophrl_nodes.cli.output import megabytes, print_json, table
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{build,info}")
+    build = verbs.add_parser("build", help="convert bags into a dataset folder")
+    build.add_argument("bags", nargs="+", type=Path, metavar="BAGS", help="bags, or folders of bags")
+    build.add_argument("out", type=Path, metavar="DATASET", help="folder of the dataset, new or to be continued")
+    build.add_argument(
+        "--outcome", action="append", metavar="OUTCOME", help="outcomes to take: success (default), failure, unknown"
+    )
+    build.add_argument("--task", action="append", default=[], help="only episodes of this task; may be repeated")
+    build.add_argument("--workers", type=int, default=0, metavar="N", help="processes that convert in parallel")
+    info = verbs.add_parser("info", help="what a dataset holds")
+    info.add_argument("dataset", type=Path, metavar="DATASET")
+    for verb in (build, info):
+        verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run ``prophrl dataset``."""
+    return _build(options) if options.verb == "build" else _info(options)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from prophrl_models.data.build import build_dataset
+    from prophrl_nodes.cli.tasks import check_tasks
+
+    check_tasks(options.task)
+    report = build_dataset(
+        options.bags,
+        options.out,
+        outcomes=options.outcome or ("success",),
+        tasks=options.task,
+        workers=options.workers,
+        progress=not options.json,
+    )
+    if options.json:
+        print_json({**asdict(report), "megabytes_per_s": report.megabytes_per_s})
+        return 0
+    total = report.converted + report.resumed
+    print(f"{report.folder}: {total} episodes ({report.converted} new), {report.steps} steps")
+    print(f"content hash {report.content_hash}")
+    print(f"read {megabytes(report.bag_bytes)} of bags in {report.seconds:.1f} s")
+    for entry in report.left_out:
+        print(f"  left out {entry.source}: {entry.reason}")
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from prophrl_models.data.dataset import Dataset
+
+    dataset = Dataset(options.dataset)
+    if options.json:
+        print_json(
+            {
+                "folder": dataset.folder,
+                "content_hash": dataset.content_hash,
+                "convention": dataset.convention.name,
+                "control_rate_hz": dataset.control_rate_hz,
+                "episodes": [asdict(row) for row in dataset.table],
+                "left_out": [asdict(entry) for entry in dataset.left_out],
+            }
+        )
+        return 0
+    print(f"{dataset.folder}: {len(dataset.table)} episodes, {dataset.convention.name}, {dataset.control_rate_hz:g} Hz")
+    print(f"content hash {dataset.content_hash}")
+    lines = [["", "episode", "task", "outcome", "steps", "usable", "calibration"]]
+    for row in dataset.table:
+        counts = [str(row.steps), str(row.valid_steps)]
+        lines.append([str(row.index), row.episode_id, row.task, row.outcome, *counts, row.calibration_id])
+    print(table(lines, right=(0, 4, 5)))
+    for entry in dataset.left_out:
+        print(f"left out {entry.source}: {entry.reason}")
+    return 0

@@ -1,0 +1,61 @@
+"""When the policy may look and speak: never while a chunk runs, never without an engaged executor."""
+
+from __future__ import annotations
+
+from prophrl_nodes.chunk_player import PlayerState
+from prophrl_nodes.policy_turn import FOLLOWING, HOLDING, PolicyTurn
+
+SECOND_NS = 1_000_000_000
+
+
+def a_turn(state: PlayerState = PlayerState.IDLE, sequence: int = 0, reason: str = "") -> PolicyTurn:
+    turn = PolicyTurn(settle_s=0.2)
+    turn.on_executor(int(state), sequence, reason, 5 * SECOND_NS)
+    return turn
+
+
+def test_an_engaged_idle_executor_is_an_invitation() -> None:
+    assert a_turn().ask(6 * SECOND_NS, "executor", HOLDING).mine
+
+
+def test_it_waits_for_missing_nodes_and_names_them() -> None:
+    assert "arm node" in a_turn().ask(0, None, 0).waiting_for
+    assert "executor node" in PolicyTurn(0.2).ask(0, "executor", FOLLOWING).waiting_for
+
+
+def test_it_does_not_speak_while_the_arm_obeys_somebody_else_or_is_idle() -> None:
+    assert "the arm obeys teleop" in a_turn().ask(0, "teleop", FOLLOWING).waiting_for
+    assert "the arm obeys nobody" in a_turn().ask(0, "", 0).waiting_for
+    assert not a_turn().ask(0, "executor", 0).mine
+
+
+def test_a_stopped_executor_is_the_operators_business() -> None:
+    waiting = a_turn(PlayerState.STOPPED, reason="no new chunk").ask(0, "executor", HOLDING).waiting_for
+    assert "operator" in waiting
+    assert "no new chunk" in waiting
+
+
+def test_between_chunks_it_looks_only_at_what_was_measured_after_the_arm_settled() -> None:
+    turn = a_turn(PlayerState.EXECUTING, 3)
+    assert "chunk in execution" in turn.ask(6 * SECOND_NS, "executor", FOLLOWING).waiting_for
+    turn.on_executor(int(PlayerState.WAITING), 3, "", 7 * SECOND_NS)
+    turn.on_executor(int(PlayerState.WAITING), 3, "", 8 * SECOND_NS)  # said again: the wait began at 7 s
+    answer = turn.ask(9 * SECOND_NS, "executor", FOLLOWING)
+    assert answer.mine
+    assert answer.not_before_ns == 7_200_000_000
+
+
+def test_after_speaking_it_waits_for_the_executor_to_begin_and_then_looks_again() -> None:
+    turn = a_turn(PlayerState.WAITING, 3)
+    turn.on_sent(4, 10 * SECOND_NS)
+    assert "begin" in turn.ask(10_500_000_000, "executor", FOLLOWING).waiting_for
+    assert turn.ask(12 * SECOND_NS, "executor", FOLLOWING).mine  # lost or refused: a new chunk from a new observation
+    turn.on_executor(int(PlayerState.EXECUTING), 4, "", 13 * SECOND_NS)
+    assert not turn.ask(14 * SECOND_NS, "executor", FOLLOWING).mine
+
+
+def test_a_new_run_does_not_wait_for_chunks_of_the_last_one() -> None:
+    turn = a_turn(PlayerState.WAITING, 3)
+    turn.on_sent(9, 10 * SECOND_NS)
+    turn.begin()
+    assert turn.ask(11 * SECOND_NS, "executor", FOLLOWING).mine
