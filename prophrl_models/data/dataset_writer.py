@@ -6,12 +6,13 @@ Episodes are written into ``episodes/.partial-*`` and renamed when complete. The
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH, Image
 from prophrl_models.data.normalise import Normalisation, StatisticsAccumulator
 from prophrl_models.data.streams import Topics
 
-_PARTIAL = ".partial-"
+_PARTIAL, _LOCK = ".partial-", ".lock"
 
 
 class EpisodeWriter:
@@ -117,13 +118,13 @@ def convert_into(folder: Path, bag_path: Path, header: DatasetHeader, topics: To
 
 
 class DatasetWriter:
-    """A dataset folder being filled; opening an existing one resumes it. One writer per folder at a time."""
+    """A dataset folder being filled; opening an existing one resumes it. A lock admits one writer at a time."""
 
     def __init__(self, folder: str | Path, header: DatasetHeader | None = None) -> None:
         """Create or resume a dataset.
 
         Raises:
-            DatasetError: the folder holds something else, or a dataset made with another header.
+            DatasetError: the folder holds something else, a dataset made with another header, or is being written.
         """
         self.folder = Path(folder)
         self.header = header or DatasetHeader()
@@ -138,6 +139,7 @@ class DatasetWriter:
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise DatasetError(f"{self.folder} is not empty and holds no {DATASET_FILE}; choose another folder")
         self._episodes.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self._episodes / _LOCK)
         for leftover in self._episodes.glob(f"{_PARTIAL}*"):
             shutil.rmtree(leftover)
         self.rows = [_read_row(path) for path in sorted(self._episodes.glob("[0-9]*"))]
@@ -192,6 +194,7 @@ class DatasetWriter:
         digest = content_hash(self.header, self.rows)
         Normalisation(state.result(), action.result(), digest).save(self.folder)
         self._write_table(complete=True, left_out=left_out)
+        self._lock.close()
         return digest
 
     def _write_table(self, *, complete: bool, left_out: Iterable[Mapping[str, str]]) -> None:
@@ -205,6 +208,17 @@ class DatasetWriter:
                 "left_out": [dict(entry) for entry in left_out],
             },
         )
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Hold an exclusive lock for as long as the returned file is open; the kernel drops it when a process dies."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise DatasetError(f"{path.parent.parent} is being written by another build; wait for it to end") from error
+    return file
 
 
 def _read_row(folder: Path) -> EpisodeRow:

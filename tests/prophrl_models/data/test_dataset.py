@@ -162,6 +162,14 @@ def test_parallel_workers_build_the_same_dataset(bags: Path, built: Path, tmp_pa
     Dataset(tmp_path / "out").verify()
 
 
+def test_two_builds_cannot_write_the_same_folder_at_once(bags: Path, own: Path) -> None:
+    first = DatasetWriter(own)
+    with pytest.raises(DatasetError, match="being written by another build"):
+        build_dataset([bags], own, progress=False)
+    first.finish()
+    assert build_dataset([bags], own, progress=False).resumed == 3
+
+
 def test_building_with_another_convention_into_the_same_folder_is_refused(bags: Path, own: Path) -> None:
     header = DatasetHeader(convention=ActionConvention.LOCAL_FRAME_DELTA)
     with pytest.raises(DatasetError, match="choose another folder"):

@@ -128,8 +128,8 @@ def test_the_speed_slider_stretches_a_move(robot: UrController) -> None:
 
 
 def test_two_threads_cannot_move_the_arm_at_once(robot: UrController) -> None:
-    body = "thread t():\n while True:\n  speedj([0.1,0,0,0,0,0], 1.0, 0.002)\n end\nend\nrun t()\nmovej([0.5,-1.5,1.5,-1.5,-1.5,0])"
-    play(robot, body)
+    mover = "thread t():\n while True:\n  speedj([0.1,0,0,0,0,0], 1.0, 0.002)\n end\nend\n"
+    play(robot, mover + "run t()\nmovej([0.5,-1.5,1.5,-1.5,-1.5,0])")
     assert "another thread is already controlling the robot" in robot.interpreter.log[-1]
     frames(robot, 500, until=lambda: robot.arm.at_rest)
 
@@ -141,10 +141,8 @@ def test_a_program_that_ends_in_motion_brakes_the_arm(robot: UrController) -> No
 
 
 def test_servoj_follows_a_jump_within_joint_limits_and_without_overshoot(robot: UrController) -> None:
-    seen = play(
-        robot,
-        "i = 0\nwhile i < 400:\n servoj([0.4,-1.5708,1.5708,-1.5708,-1.5708,0], t=0.002, gain=600, lookahead_time=0.05)\n i = i + 1\nend",
-    )
+    servo = "servoj([0.4,-1.5708,1.5708,-1.5708,-1.5708,0], t=0.002, gain=600, lookahead_time=0.05)"
+    seen = play(robot, f"i = 0\nwhile i < 400:\n {servo}\n i = i + 1\nend")
     base = np.array([q[0] for q, _ in seen])
     assert base[-1] == pytest.approx(0.4, abs=1e-4)
     assert base.max() < 0.4 + 1e-4

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""How soon the arm stands after a process is killed with -9: on the twin, through every real process and DDS.
+
+The leader swings its base joint, the follower follows at up to 0.25 m/s of the tool, then one node is killed. Time
+counts from the stamp of the last leader sample that reached the arm; the arm's speed is that of the simulated joints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import rclpy
+from prophrl_interfaces.msg import ServoStatus, ServoTarget
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from prophrl_nodes import qos
+from prophrl_nodes.environment import ensure_environment, ros_environment
+from prophrl_nodes.executors import make_executor, spin
+from prophrl_nodes.messages import to_nanoseconds
+from robot_bridge.twin.lab import Lab
+from robot_bridge.twin.lab_client import OperatorClient
+from robot_bridge.twin.shared_state import WorldStateReader
+
+NODES = ("arm", "gello", "teleop")
+SWING_RAD, SWING_S = 0.8, 2.4
+AT_REST_RADPS = 0.01
+DEADLINE_S = 60.0
+
+
+class Bench:
+    """One twin cell, its nodes, and an observer."""
+
+    def __init__(self, lab: Lab, domain: int) -> None:
+        self.lab = lab
+        self.environment = ros_environment(domain)
+        self.operator = OperatorClient(lab.host)
+        self.world = WorldStateReader(lab.directory)
+        self.node = Node("hold_time_observer")
+        self.servo: ServoStatus | None = None
+        self.last_target_ns = 0
+        self.node.create_subscription(ServoStatus, "servo/status", self._on_servo, qos.STATE)
+        self.node.create_subscription(ServoTarget, "servo/target", self._on_target, qos.RECORD)
+        self.engage = self.node.create_client(Trigger, "teleop/engage")
+        self.recover = self.node.create_client(Trigger, "arm/recover")
+        executor = make_executor()
+        executor.add_node(self.node)
+        threading.Thread(target=spin, args=(executor, lambda: False), daemon=True).start()
+        self.processes = {name: self.start(name) for name in NODES}
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"prophrl_nodes.nodes.{name}", "--ros-args", "-p", f"host:={self.lab.host}"]
+        return subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def ask(self, client: Any) -> bool:
+        if not client.service_is_ready():
+            return False
+        answer = client.call_async(Trigger.Request())
+        until(answer.done, "an answer")
+        return bool(answer.result().success)
+
+    def once(self, victim: str) -> tuple[float, float, float]:
+        """Kill ``victim`` in mid-swing; peak speed [rad/s] and the times [s] to a tenth of it and to rest."""
+        self.operator.call("align")
+        until(lambda: not self.operator.status()["busy"], "the leader to align")
+        until(lambda: self.ask(self.engage), "teleop to engage")
+        q_6 = list(self.operator.status()["q"])
+        q_6[0] += SWING_RAD if q_6[0] < 0.0 else -SWING_RAD
+        self.operator.call("set_joints", q=q_6, seconds=SWING_S)
+        time.sleep(0.5 * SWING_S)
+        samples: list[tuple[int, float]] = []
+        self.processes[victim].kill()
+        killed_ns = time.time_ns()
+        while time.time_ns() < killed_ns + 1_000_000_000:
+            state = self.world.read()
+            samples.append((state.stamp_ns, float(np.abs(state.qd).max())))
+            time.sleep(0.002)
+        self.processes[victim].wait()
+        last_ns = self.last_target_ns if victim != "arm" else min(self.last_target_ns, killed_ns)
+        peak = max(speed for _, speed in samples)
+        slow = max(stamp for stamp, speed in samples if speed > 0.1 * peak)
+        moving = max(stamp for stamp, speed in samples if speed > AT_REST_RADPS)
+        self.processes[victim] = self.start(victim)
+        return peak, (slow - last_ns) * 1e-9, (moving - last_ns) * 1e-9
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.wait(20.0)
+
+    def _on_servo(self, message: ServoStatus) -> None:
+        self.servo = message
+
+    def _on_target(self, message: ServoTarget) -> None:
+        self.last_target_ns = to_nanoseconds(message.header.stamp)
+
+
+def until(condition: Any, what: str) -> None:
+    """Poll with a deadline."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"no {what} within {DEADLINE_S:.0f} s")
+        time.sleep(0.05)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="loopback address of the lab (default 127.0.0.1)")
+    parser.add_argument("--domain", type=int, default=0, help="ROS_DOMAIN_ID (default 0)")
+    parser.add_argument("--repeat", type=int, default=5, help="kills of each node (default 5)")
+    options = parser.parse_args()
+    rclpy.init(domain_id=options.domain)
+    with Lab("twin", options.host) as lab:
+        bench = Bench(lab, options.domain)
+        try:
+            for victim in ("teleop", "gello", "arm"):
+                runs = [bench.once(victim) for _ in range(options.repeat)]
+                peak, slow, rest = (list(column) for column in zip(*runs, strict=True))
+                report = {
+                    "killed": victim,
+                    "peak_radps": round(max(peak), 3),
+                    "to_a_tenth_ms": [round(1e3 * value) for value in sorted(slow)],
+                    "to_rest_ms": [round(1e3 * value) for value in sorted(rest)],
+                    "to_rest_median_ms": round(1e3 * statistics.median(rest)),
+                }
+                print(json.dumps(report), flush=True)
+        finally:
+            bench.close()
+    rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    ensure_environment()
+    main()
