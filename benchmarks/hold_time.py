@@ -34,6 +34,7 @@ NODES = ("arm", "gello", "teleop")
 SWING_RAD, SWING_S = 0.8, 2.4
 AT_REST_RADPS = 0.01
 DEADLINE_S = 60.0
+ANSWER_S = 3.0
 
 
 class Bench:
@@ -51,9 +52,11 @@ class Bench:
         self.node.create_subscription(ServoTarget, "servo/target", self._on_target, qos.RECORD)
         self.engage = self.node.create_client(Trigger, "teleop/engage")
         self.recover = self.node.create_client(Trigger, "arm/recover")
-        executor = make_executor()
-        executor.add_node(self.node)
-        threading.Thread(target=spin, args=(executor, lambda: False), daemon=True).start()
+        self._stopping = False
+        self._executor = make_executor()
+        self._executor.add_node(self.node)
+        self._spinner = threading.Thread(target=spin, args=(self._executor, lambda: self._stopping), daemon=True)
+        self._spinner.start()
         self.processes = {name: self.start(name) for name in NODES}
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
@@ -64,14 +67,16 @@ class Bench:
         if not client.service_is_ready():
             return False
         answer = client.call_async(Trigger.Request())
-        until(answer.done, "an answer")
-        return bool(answer.result().success)
+        deadline_s = time.monotonic() + ANSWER_S  # a server that was just started may lose its first answer
+        while not answer.done() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        return answer.done() and bool(answer.result().success)
 
     def once(self, victim: str) -> tuple[float, float, float]:
         """Kill ``victim`` in mid-swing; peak speed [rad/s] and the times [s] to a tenth of it and to rest."""
         self.operator.call("align")
         until(lambda: not self.operator.status()["busy"], "the leader to align")
-        until(lambda: self.ask(self.engage), "teleop to engage")
+        until(self._engaged, "teleop to engage")
         q_6 = list(self.operator.status()["q"])
         q_6[0] += SWING_RAD if q_6[0] < 0.0 else -SWING_RAD
         self.operator.call("set_joints", q=q_6, seconds=SWING_S)
@@ -91,11 +96,20 @@ class Bench:
         self.processes[victim] = self.start(victim)
         return peak, (slow - last_ns) * 1e-9, (moving - last_ns) * 1e-9
 
+    def _engaged(self) -> bool:
+        """Engage; a starved machine may have stopped the robot's program, which the operator recovers first."""
+        if self.servo is not None and self.servo.state == ServoStatus.STOPPED:
+            self.ask(self.recover)
+        return self.ask(self.engage)
+
     def close(self) -> None:
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
             process.wait(20.0)
+        self._stopping = True
+        self._spinner.join()
+        self._executor.shutdown()
 
     def _on_servo(self, message: ServoStatus) -> None:
         self.servo = message
@@ -109,7 +123,7 @@ def until(condition: Any, what: str) -> None:
     deadline_s = time.monotonic() + DEADLINE_S
     while not condition():
         if time.monotonic() > deadline_s:
-            raise TimeoutError(f"no {what} within {DEADLINE_S:.0f} s")
+            raise TimeoutError(f"waited {DEADLINE_S:.0f} s for {what}")
         time.sleep(0.05)
 
 

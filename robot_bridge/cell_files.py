@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from robot_bridge.cell import CellError
+from robot_bridge.cell import CellConfig, CellError, load_cell
 
 
 def cell_folders() -> list[Path]:
@@ -35,6 +35,15 @@ def find_cell(cell: str | Path) -> Path:
     near = difflib.get_close_matches(str(cell), named, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise CellError(f"no cell named {str(cell)!r}, there are {_listed()}; a path ending in .yaml works too{hint}")
+
+
+def open_cell(cell: str | Path, host: str = "") -> CellConfig:
+    """Load the cell of that name or path; ``host`` replaces ``{host}`` in it.
+
+    Raises:
+        CellError: not found, or not a valid cell file.
+    """
+    return load_cell(find_cell(cell), host=host)
 
 
 def _named() -> dict[str, Path]:

@@ -257,14 +257,14 @@ class RtdeLink:
         """Start a joint move."""
         self._note_operation()
         if self._control is None or not self._control.moveJ(q, speed_radps, acceleration_radps2, True):
-            raise ArmError("the controller did not take the move; recover and try again")
+            raise ArmError(f"the controller did not take the move: {self.stop_cause() or 'recover and try again'}")
 
     def start_line(self, T_base_tcp: Array, speed_mps: float, acceleration_mps2: float) -> None:
         """Start a straight TCP line."""
         self._note_operation()
         pose = [float(value) for value in to_ur(T_base_tcp)]
         if self._control is None or not self._control.moveL(pose, speed_mps, acceleration_mps2, True):
-            raise ArmError("the controller did not take the line; recover and try again")
+            raise ArmError(f"the controller did not take the line: {self.stop_cause() or 'recover and try again'}")
 
     def moving(self) -> bool:
         """The started move or its stop goes on (or has not begun: the controller reports it a cycle later)."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,24 +90,24 @@ def build_dataset(
             raise ValueError(f"unknown outcome {outcome!r}, choose among {', '.join(OUTCOMES)}")
     started_s = time.perf_counter()
     paths = find_bags(bag_dirs)
-    writer = DatasetWriter(out_dir, header)
-    resumed = len(writer.rows)
-    left_out: list[LeftOut] = []
-    todo = _select(paths, writer, outcomes, tasks, left_out)
-    done_bytes = 0
-    with tqdm(
-        total=sum(bag.bytes for bag in todo), unit="B", unit_scale=True, disable=not progress, desc="bags"
-    ) as bar:
-        for bag, record in _convert(todo, writer, topics, workers):
-            bar.update(bag.bytes)
-            if isinstance(record, LeftOut):
-                left_out.append(record)
-                shutil.rmtree(writer.partial_folder(bag.content_id), ignore_errors=True)
-                continue
-            writer.publish(writer.partial_folder(bag.content_id), record)
-            done_bytes += bag.bytes
-            bar.set_postfix_str(f"{len(writer.rows)} episodes", refresh=False)
-    digest = writer.finish({"source": entry.source, "reason": entry.reason} for entry in left_out)
+    with closing(DatasetWriter(out_dir, header)) as writer:
+        resumed = len(writer.rows)
+        left_out: list[LeftOut] = []
+        todo = _select(paths, writer, outcomes, tasks, left_out)
+        done_bytes = 0
+        with tqdm(
+            total=sum(bag.bytes for bag in todo), unit="B", unit_scale=True, disable=not progress, desc="bags"
+        ) as bar:
+            for bag, record in _convert(todo, writer, topics, workers):
+                bar.update(bag.bytes)
+                if isinstance(record, LeftOut):
+                    left_out.append(record)
+                    shutil.rmtree(writer.partial_folder(bag.content_id), ignore_errors=True)
+                    continue
+                writer.publish(writer.partial_folder(bag.content_id), record)
+                done_bytes += bag.bytes
+                bar.set_postfix_str(f"{len(writer.rows)} episodes", refresh=False)
+        digest = writer.finish({"source": entry.source, "reason": entry.reason} for entry in left_out)
     return BuildReport(
         folder=writer.folder,
         content_hash=digest,

@@ -194,8 +194,12 @@ class DatasetWriter:
         digest = content_hash(self.header, self.rows)
         Normalisation(state.result(), action.result(), digest).save(self.folder)
         self._write_table(complete=True, left_out=left_out)
-        self._lock.close()
+        self.close()
         return digest
+
+    def close(self) -> None:
+        """Let other writers in; what was published stays."""
+        self._lock.close()
 
     def _write_table(self, *, complete: bool, left_out: Iterable[Mapping[str, str]]) -> None:
         write_json(

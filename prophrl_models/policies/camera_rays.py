@@ -57,4 +57,5 @@ class CameraRays(nn.Module):
         # A ray that hardly falls never meets the table: keep its reach finite.
         fall = direction[:, 2]
         fall = torch.where(fall.abs() < 0.05, torch.full_like(fall, -0.05), fall)
-        return origin + direction * ((z_B - origin[2]) / fall)[:, None]
+        points: Tensor = origin + direction * ((z_B - origin[2]) / fall)[:, None]
+        return points

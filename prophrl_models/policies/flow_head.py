@@ -39,7 +39,8 @@ class Attention(nn.Module):
         N = context.shape[1]
         q = self.q(x).reshape(B, L, self.heads, -1).transpose(1, 2)
         k, v = self.kv(context).reshape(B, N, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, L, E))
+        read: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, L, E))
+        return read
 
 
 class HeadBlock(nn.Module):
@@ -65,7 +66,8 @@ class HeadBlock(nn.Module):
         h = self.norm(x) * (1.0 + parts[4]) + parts[3]
         x = x + parts[5] * self.cross_attention(h, tokens_BNE)
         h = self.norm(x) * (1.0 + parts[7]) + parts[6]
-        return x + parts[8] * self.mlp(h)
+        after: Tensor = x + parts[8] * self.mlp(h)
+        return after
 
 
 class FlowHead(nn.Module):

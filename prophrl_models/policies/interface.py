@@ -109,7 +109,7 @@ class Scaling:
 
     def __post_init__(self) -> None:
         if len(self.offset) != len(self.scale) or not all(s > 0 for s in self.scale):
-            raise ValueError(f"offset and scale need equal lengths and positive scales, got {self.offset}, {self.scale}")
+            raise ValueError(f"a scaling needs one positive scale for each offset, got {self.offset}, {self.scale}")
 
     def normalise(self, x: Tensor) -> Tensor:
         return (x - x.new_tensor(self.offset)) / x.new_tensor(self.scale)

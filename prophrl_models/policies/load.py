@@ -16,7 +16,7 @@ Builder = Callable[[PolicySpec, Mapping[str, Any]], FlowPolicy]
 
 
 def _tiny(spec: PolicySpec, architecture: Mapping[str, Any]) -> FlowPolicy:
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in architecture.items()}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in architecture.items()}
     return TinyPolicy(spec, TinyConfig(**values))
 
 

@@ -1,8 +1,8 @@
 """Policy checkpoints: a folder of four files, written at once or not at all, and checked when loaded.
 
     model.safetensors   weights
-    config.json         kind of policy, its architecture, its spec (convention, rate, sizes, instructions)
-    normalisation.json  action and state scalings
+    config.json         kind of policy, its architecture, its spec (convention, rate, sizes, scalings, instructions)
+    normalisation.json  statistics of the dataset, as ``data.normalise`` writes them
     provenance.json     where it comes from, and the SHA-256 of the other three files
 
 A checkpoint that says nothing about its action convention, or something the loader does not know, is refused: an
@@ -26,15 +26,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from calibration.poses import ActionConvention
+from prophrl_models.data.files import publish_folder, sync_folder, write_json
+from prophrl_models.data.normalise import FILE_NAME as NORMALISATION
+from prophrl_models.data.normalise import Normalisation, NormalisationError
 from prophrl_models.policies.interface import FlowPolicy, PolicySpec, Scaling
 
 FORMAT = 1
-WEIGHTS, CONFIG, NORMALISATION, PROVENANCE = (
-    "model.safetensors",
-    "config.json",
-    "normalisation.json",
-    "provenance.json",
-)
+WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
 
 
 class CheckpointError(ValueError):
@@ -50,6 +48,7 @@ class CheckpointFiles:
     architecture: Mapping[str, Any]
     spec: PolicySpec
     tensors: Mapping[str, torch.Tensor]
+    normalisation: Normalisation
     provenance: Mapping[str, Any]
 
 
@@ -58,19 +57,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
-        _sync(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def sha256(path: Path) -> str:
@@ -96,18 +88,26 @@ def git_revision() -> str:
     return run.stdout.strip() or "unknown"
 
 
-def save_policy(folder: str | Path, policy: FlowPolicy, provenance: Mapping[str, Any]) -> Path:
+def save_policy(
+    folder: str | Path, policy: FlowPolicy, normalisation: Normalisation, provenance: Mapping[str, Any]
+) -> Path:
     """Write a checkpoint folder; an older one at the same place is replaced only when the new one is complete.
 
     Args:
+        normalisation: statistics of the data that the policy's scalings were made from.
         provenance: at least ``dataset_hash`` and ``calibration_ids``; git revision, time and hashes are added.
 
     Raises:
-        CheckpointError: ``provenance`` lacks one of them.
+        CheckpointError: ``provenance`` lacks one of them, or the statistics belong to other data.
     """
     for key in ("dataset_hash", "calibration_ids"):
         if key not in provenance:
             raise CheckpointError(f"provenance needs the key {key!r}; pass what the policy was trained on")
+    if provenance["dataset_hash"] != normalisation.dataset_hash:
+        raise CheckpointError(
+            f"statistics of dataset {normalisation.dataset_hash[:12]} do not belong to a policy trained on "
+            f"{str(provenance['dataset_hash'])[:12]}; pass that dataset's own"
+        )
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -116,9 +116,8 @@ def save_policy(folder: str | Path, policy: FlowPolicy, provenance: Mapping[str,
     try:
         tensors = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        _write_json(temporary / CONFIG, _config(policy))
-        scalings = {"action": asdict(policy.spec.action_scaling), "state": asdict(policy.spec.state_scaling)}
-        _write_json(temporary / NORMALISATION, scalings)
+        write_json(temporary / CONFIG, _config(policy))
+        normalisation.save(temporary)
         record = {
             "git_revision": git_revision(),
             "created_ns": time.time_ns(),
@@ -127,34 +126,21 @@ def save_policy(folder: str | Path, policy: FlowPolicy, provenance: Mapping[str,
             **provenance,
             "sha256": {name: sha256(temporary / name) for name in (WEIGHTS, CONFIG, NORMALISATION)},
         }
-        _write_json(temporary / PROVENANCE, record)
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
-        _swap(temporary, folder)
+        write_json(temporary / PROVENANCE, record)
+        older = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+        if folder.exists():
+            os.replace(folder, older)
+        publish_folder(temporary, folder)
+        shutil.rmtree(older, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _sync(folder.parent)
     return folder
 
 
-def _swap(new: Path, folder: Path) -> None:
-    """Rename ``new`` to ``folder``; a folder in the way is moved aside first and removed last."""
-    old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _config(policy: FlowPolicy) -> dict[str, Any]:
-    spec = {f.name: getattr(policy.spec, f.name) for f in fields(PolicySpec) if not f.name.endswith("_scaling")}
+    spec = asdict(policy.spec)
     spec["convention"] = ActionConvention(policy.spec.convention).name
     return {"format": FORMAT, "kind": policy.kind, "architecture": policy.config(), "spec": spec}
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def read_checkpoint(folder: str | Path) -> CheckpointFiles:
@@ -178,36 +164,39 @@ def read_checkpoint(folder: str | Path) -> CheckpointFiles:
     config = _read_json(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{folder / CONFIG}: format {config.get('format')!r}, this version reads {FORMAT}")
-    spec = _spec(_field(config, "spec", folder / CONFIG), _read_json(folder / NORMALISATION), folder)
+    try:
+        normalisation = Normalisation.load(folder, _field(provenance, "dataset_hash", folder / PROVENANCE))
+    except NormalisationError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     return CheckpointFiles(
         folder,
         str(_field(config, "kind", folder / CONFIG)),
         _field(config, "architecture", folder / CONFIG),
-        spec,
+        _spec(_field(config, "spec", folder / CONFIG), folder / CONFIG),
         load_file(folder / WEIGHTS),
+        normalisation,
         provenance,
     )
 
 
-def _spec(raw: Mapping[str, Any], scalings: Mapping[str, Any], folder: Path) -> PolicySpec:
-    known = {f.name for f in fields(PolicySpec)} - {"action_scaling", "state_scaling"}
+def _spec(raw: Mapping[str, Any], path: Path) -> PolicySpec:
+    known = {f.name for f in fields(PolicySpec)}
+    choices = [c.name for c in ActionConvention]
+    if raw.get("convention") not in choices:
+        raise CheckpointError(
+            f"{path}: convention {raw.get('convention')!r} is none of {', '.join(choices)}; without it the policy's "
+            "actions have no meaning"
+        )
     if set(raw) != known:
         missing, unknown = sorted(known - set(raw)), sorted(set(raw) - known)
-        raise CheckpointError(f"{folder / CONFIG}: spec lacks {missing} and has unknown {unknown}; train it again")
-    choices = [c.name for c in ActionConvention]
-    if raw["convention"] not in choices:
-        raise CheckpointError(
-            f"{folder / CONFIG}: convention {raw['convention']!r} is none of {', '.join(choices)}; without it the "
-            "policy's actions have no meaning"
-        )
+        raise CheckpointError(f"{path}: spec lacks {missing} and has unknown {unknown}; train the policy again")
     values = {**raw, "convention": ActionConvention[raw["convention"]], "instructions": tuple(raw["instructions"])}
     try:
-        for name in ("action", "state"):
-            scaling = scalings[name]
-            values[f"{name}_scaling"] = Scaling(tuple(scaling["offset"]), tuple(scaling["scale"]))
+        for name in ("action_scaling", "state_scaling"):
+            values[name] = Scaling(tuple(raw[name]["offset"]), tuple(raw[name]["scale"]))
         return PolicySpec(**values)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / NORMALISATION} does not fit {CONFIG}: {error!r}") from error
+        raise CheckpointError(f"{path}: spec cannot be used: {error!r}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -222,5 +211,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _field(values: Mapping[str, Any], name: str, path: Path) -> Any:
     if name not in values:
-        raise CheckpointError(f"{path} has no field {name!r}; it was not written by save_policy")
+        raise CheckpointError(f"{path} has no field {name!r}; was it edited by hand? Train the policy again")
     return values[name]

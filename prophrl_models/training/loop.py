@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -213,18 +213,13 @@ class Loop:
         for name, parameter in self.model.named_parameters():
             yield name, parameter, self.optimiser.state[parameter]
 
-    def finish(self) -> None:
-        """Take over the averaged weights and remove the resume file."""
-        self.average.copy_to(self.model)
-        self.model.eval()
-        if self.resume_file.exists():
-            os.unlink(self.resume_file)
+    def remove_resume_file(self) -> None:
+        """Forget how to resume; for when the result has been saved."""
+        self.resume_file.unlink(missing_ok=True)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The string metadata of a safetensors file, without its tensors."""
-    from safetensors import safe_open
-
     with safe_open(str(path), framework="pt") as file:
         metadata: dict[str, str] | None = file.metadata()
     return metadata or {}

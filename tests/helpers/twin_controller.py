@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from dashboard_client import DashboardClient
 
 from robot_bridge.cell import CellConfig, load_cell
 from robot_bridge.twin.lab_client import LabClient, LabError
@@ -85,13 +85,19 @@ class RunningController:
     def status(self, key: str) -> object:
         return self.lab.status()[key]
 
+    def dashboard(self, command: str) -> str:
+        """One command over a bare socket (the genuine client holds the interpreter while it waits)."""
+        with socket.create_connection((self.host, 29999), timeout=5.0) as connection:
+            stream = connection.makefile("rw", newline="\n")
+            assert stream.readline().startswith("Connected")
+            stream.write(command + "\n")
+            stream.flush()
+            return stream.readline().strip()
+
     def power_on(self) -> None:
-        """Through the dashboard, as an operator's tablet does."""
-        dashboard = DashboardClient(self.host)
-        dashboard.connect()
-        dashboard.brakeRelease()
-        wait_for(lambda: dashboard.robotmode() == "Robotmode: RUNNING", "brake release")
-        dashboard.disconnect()
+        """As an operator does on the pendant."""
+        self.dashboard("brake release")
+        wait_for(lambda: self.status("robot_mode") == "RUNNING", "brake release")
 
     def calm(self) -> None:
         """Undo what a test did: faults, stops; the arm powered on."""
@@ -99,16 +105,5 @@ class RunningController:
         self.lab.call("emergency_stop", on=False)
         self.lab.call("safeguard_stop", on=False)
         if self.status("safety_mode") == "PROTECTIVE_STOP":
-            dashboard = DashboardClient(self.host)
-            dashboard.connect()
-
-            def unlocked() -> bool:
-                try:
-                    dashboard.unlockProtectiveStop()
-                except RuntimeError:
-                    return False
-                return bool(self.status("safety_mode") == "NORMAL")
-
-            wait_for(unlocked, "the protective stop to unlock")
-            dashboard.disconnect()
+            wait_for(lambda: self.dashboard("unlock protective stop") == "Protective stop releasing", "unlocking")
         self.power_on()

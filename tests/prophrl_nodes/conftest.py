@@ -95,6 +95,7 @@ class Graph:
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self.statuses: list[DiagnosticStatus] = []
+        self._clients: dict[str, Any] = {}
         self._listen_to_diagnostics()
         self._thread.start()
 
@@ -129,13 +130,25 @@ class Graph:
             time.sleep(0.01)
 
     def call(self, kind: Any, service: str, request: Any = None, timeout_s: float = 20.0) -> Any:
-        """Ask a service and return its response."""
-        client = self.node.create_client(kind, service)
+        """Ask a service and return its response.
+
+        A server that has just met our client may lose its first answer, so it is asked again after a while: all our
+        services may be asked twice.
+        """
+        if service not in self._clients:
+            self._clients[service] = self.node.create_client(kind, service)
+        client = self._clients[service]
         self.until(client.service_is_ready, f"service {service} to be there", timeout_s)
-        answer = client.call_async(request if request is not None else kind.Request())
-        self.until(answer.done, f"an answer of {service}", timeout_s)
-        self.node.destroy_client(client)
-        return answer.result()
+        deadline_s = time.monotonic() + timeout_s
+        answers: list[Any] = []
+        while not any(answer.done() for answer in answers):
+            answers.append(client.call_async(request if request is not None else kind.Request()))
+            again_s = time.monotonic() + 10.0
+            while time.monotonic() < again_s and not any(answer.done() for answer in answers):
+                if time.monotonic() > deadline_s:
+                    self.until(lambda: False, f"an answer of {service}", 0.0)
+                time.sleep(0.005)
+        return next(answer for answer in answers if answer.done()).result()
 
     def said(self, node: str, words: str, since: int = 0) -> DiagnosticStatus | None:
         """The first diagnostic of a node, from index ``since`` on, whose message holds ``words``."""
@@ -147,17 +160,18 @@ class Graph:
         assert isinstance(found, DiagnosticStatus)
         return found
 
-    def close(self) -> None:
-        for process in self.processes:
-            if process.process.poll() is None:
-                process.process.terminate()
-        for process in self.processes:
-            process.stop()
+    def close(self) -> list[str]:
+        """Stop everything; the logs of nodes that did not end in order when they were asked to."""
+        running = [process for process in self.processes if process.process.poll() is None]
+        for process in running:
+            process.process.terminate()
+        unclean = [process for process in running if process.stop() != 0]
         self._stopping = True
         self._thread.join(5.0)
         self._executor.shutdown()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self.context)
+        return [f"--- {p.log_path.name} ended with {p.process.returncode}\n{p.log[-3000:]}" for p in unclean]
 
     def _spin(self) -> None:
         try:
@@ -181,4 +195,5 @@ def graph(ros_domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "ros_log"))
     graph = Graph(ros_domain, tmp_path)
     yield graph
-    graph.close()
+    unclean = graph.close()
+    assert not unclean, "\n".join(unclean)

@@ -135,24 +135,34 @@ def test_a_bare_start_finds_its_environment(graph: Any) -> None:
     assert process.stop() == 0
 
 
-def test_an_unforeseen_error_ends_the_node_with_its_traceback_on_the_log(graph: Any, tmp_path: Path) -> None:
-    source = """
-        import sys
-        from prophrl_nodes.ros import PeriodicThread, ProphNode, run
+BROKEN = """
+    import sys
+    from prophrl_nodes.ros import PeriodicThread, ProphNode, run
 
-        class Broken(ProphNode):
-            def __init__(self):
-                super().__init__("broken")
+    class Broken(ProphNode):
+        def __init__(self):
+            super().__init__("broken")
 
-            def start(self):
+        def setup(self):
+            if {in_callback}:
+                self.timer(0.01, self.work)
+
+        def start(self):
+            if not {in_callback}:
                 PeriodicThread("work", 0.01, self.work, self.fail).start()
 
-            def work(self):
-                raise ZeroDivisionError("a bug")
+        def work(self):
+            raise ZeroDivisionError("a bug")
 
-        sys.exit(run(Broken))
-    """
-    (tmp_path / "broken_node.py").write_text(textwrap.dedent(source))
+    sys.exit(run(Broken))
+"""
+
+
+@pytest.mark.parametrize("in_callback", [False, True])
+def test_an_unforeseen_error_ends_the_node_with_its_traceback_on_the_log(
+    graph: Any, tmp_path: Path, in_callback: bool
+) -> None:
+    (tmp_path / "broken_node.py").write_text(textwrap.dedent(BROKEN.format(in_callback=in_callback)))
     path = os.pathsep.join([str(tmp_path), *sys.path])
     process = graph.start("broken_node", environment=graph.environment | {"PYTHONPATH": path})
     assert process.wait() == 1

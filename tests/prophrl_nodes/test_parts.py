@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 from geometry_msgs.msg import Pose
-from prophrl_nodes.cells import open_cell
 from prophrl_nodes.device_loop import DeviceLoop
 from prophrl_nodes.images import ImageFormatError, ImageMessage, camera_info
 from prophrl_nodes.messages import (
@@ -29,6 +28,7 @@ from sensor_msgs.msg import JointState
 from calibration.camera import PinholeCamera
 from calibration.poses import transform
 from robot_bridge.cell import CellError
+from robot_bridge.cell_files import open_cell
 
 
 def test_a_meter_knows_rate_age_and_the_largest_gap_of_its_window() -> None:
@@ -125,6 +125,8 @@ def test_a_pose_that_nobody_filled_in_is_refused() -> None:
 
 def test_joints_are_found_by_name_in_any_order_and_missing_ones_are_named() -> None:
     message = JointState(name=list(reversed(ARM_JOINTS)), position=[6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+    np.testing.assert_array_equal(joint_positions(message, ARM_JOINTS), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    message.name = [f"left_{name}" for name in message.name]
     np.testing.assert_array_equal(joint_positions(message, ARM_JOINTS), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     with pytest.raises(ValueError, match="lacks gripper"):
         joint_positions(message, (*ARM_JOINTS, "gripper"))

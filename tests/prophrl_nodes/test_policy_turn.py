@@ -33,6 +33,8 @@ def test_a_stopped_executor_is_the_operators_business() -> None:
     waiting = a_turn(PlayerState.STOPPED, reason="no new chunk").ask(0, "executor", HOLDING).waiting_for
     assert "operator" in waiting
     assert "no new chunk" in waiting
+    # An executor that was started again: the arm still obeys the name of the one before.
+    assert "not engaged" in a_turn(PlayerState.IDLE, reason="not engaged").ask(0, "executor", HOLDING).waiting_for
 
 
 def test_between_chunks_it_looks_only_at_what_was_measured_after_the_arm_settled() -> None:

@@ -133,17 +133,14 @@ def test_clients_without_a_server_say_what_to_start() -> None:
         OperatorClient("127.255.255.254").home()
 
 
+def run_controller(cell: Path, host: str) -> subprocess.CompletedProcess[str]:
+    """A controller process that is expected to end by itself."""
+    command = [sys.executable, "-m", "robot_bridge.twin.controller", "--cell", str(cell), "--host", host]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60.0)
+
+
 def test_a_second_controller_on_the_address_says_who_is_there(robot: RunningController) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "robot_bridge.twin.controller",
-        "--cell",
-        str(robot.cell_path),
-        "--host",
-        robot.host,
-    ]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60.0)
+    second = run_controller(robot.cell_path, robot.host)
     assert second.returncode == 1
     assert f"cannot listen on {robot.host}:30004" in second.stderr
     assert "another twin controller" in second.stderr
@@ -153,8 +150,7 @@ def test_a_cell_without_a_twin_is_refused(tmp_path: Path, robot: RunningControll
     text = "\n".join(line for line in robot.cell_path.read_text().splitlines())
     hardware = tmp_path / "hardware.yaml"
     hardware.write_text(text.split("twin:\n")[0])
-    command = [sys.executable, "-m", "robot_bridge.twin.controller", "--cell", str(hardware), "--host", robot.host]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60.0)
+    refused = run_controller(hardware, robot.host)
     assert refused.returncode == 1
     assert "no 'twin' section" in refused.stderr
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from robot_bridge.robotiq_gripper import GripperError, RobotiqGripper
-from robot_bridge.twin.tasks import Placement
+from robot_bridge.twin.tasks import Placement, held_out_placements
+from robot_bridge.ur_arm import UrArm
+from robot_bridge.ur_kinematics import Kinematics
 from tests.helpers.twin_controller import RunningController, wait_for
 
 
@@ -137,9 +139,6 @@ def test_an_active_gripper_is_not_activated_again(gripper: RobotiqGripper) -> No
 
 def test_an_object_between_the_fingers_is_detected(robot: RunningController, gripper: RobotiqGripper) -> None:
     """The cube is laid between the open fingers of the arm standing low over the table."""
-    from robot_bridge.ur_arm import UrArm
-    from robot_bridge.ur_kinematics import Kinematics
-
     kinematics, home = Kinematics(), list(robot.cell.robot.home_rad)
     T = kinematics.forward(home)
     T[:3, 3] = -0.65, -0.1, 0.03
@@ -148,9 +147,8 @@ def test_an_object_between_the_fingers_is_detected(robot: RunningController, gri
     arm.connect()
     arm.move_home()
     x, y, _ = arm.measured().T_base_tcp[:3, 3]
-    robot.lab.reset_scene(
-        "place_cube", Placement("place_cube", {"cube": (x, y, 0.0), "bowl": (-0.6, 0.25, 0.0)}).to_json()
-    )
+    between = Placement("place_cube", {"cube": (x, y, 0.0), "bowl": (-0.6, 0.25, 0.0)})
+    robot.lab.reset_scene("place_cube", between.to_json())
     gripper.set_opening(0.0)
     state = wait_for(lambda: gripper.state() if gripper.state().object_detected else None, "the cube in the grip")
     assert 0.3 < state.opening < 0.8
@@ -162,6 +160,7 @@ def test_an_object_between_the_fingers_is_detected(robot: RunningController, gri
     gripper.set_opening(1.0)
     wait_for(lambda: at_rest(gripper, 1.0), "the open gripper")
     arm.close()
+    robot.lab.reset_scene("place_cube", held_out_placements("place_cube")[0].to_json())
 
 
 def test_faults_and_lost_answers_are_named(robot: RunningController, gripper: RobotiqGripper) -> None:
@@ -205,7 +204,7 @@ def test_it_reconnects_to_a_restarted_controller(robot: RunningController, gripp
 
 def test_no_cap_is_an_error_that_says_what_to_do(robot: RunningController) -> None:
     nowhere = RobotiqGripper(dataclasses.replace(robot.cell.gripper, host="127.255.255.254"))
-    with pytest.raises(GripperError, match="Start|start the lab"):
+    with pytest.raises(GripperError, match="start the lab"):
         nowhere.connect()
     with pytest.raises(GripperError, match="connect first"):
         nowhere.activate()

@@ -93,7 +93,7 @@ def test_it_follows_a_100_hz_stream_smoothly(arm: UrArm) -> None:
     errors = stream(arm, target, 3.0)
     status = arm.status()
     assert status.state is ServoState.FOLLOWING
-    assert (status.refused, status.clamped) == (0, 0)
+    assert status.refused == 0
     # 0.2 rad/s with lags of generator, servoj and arm below 0.2 s together, even on a busy machine.
     assert sorted(errors)[len(errors) // 2] < 0.04
     assert arm.pace()["sent"] > 500
@@ -106,7 +106,7 @@ def test_it_holds_when_targets_stop_and_resumes_when_they_come_back(arm: UrArm) 
     wait_for(lambda: max(map(abs, arm.measured().qd)) < 0.01, "rest", 1.0)
     held = list(arm.measured().q)
     assert "no valid target" in arm.status().reason
-    assert held[0] == pytest.approx(0.2, abs=0.06)
+    assert 0.05 < held[0] < 0.22  # behind the last target at most, never beyond
     stream(arm, lambda t: [held[0] - 0.1 * t, *HOME_Q[1:]], 0.5)
     assert arm.status().state is ServoState.FOLLOWING
     assert arm.status().stale == 1

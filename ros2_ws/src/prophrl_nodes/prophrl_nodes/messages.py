@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, PoseStamped, TransformStamped
@@ -82,12 +80,16 @@ def transform_stamped(T_parent_child: NDArray[np.float64], stamp_ns: int, parent
 
 
 def joint_positions(message: JointState, names: tuple[str, ...]) -> NDArray[np.float64]:
-    """Positions of the named joints, in that order, whatever order the publisher chose.
+    """Positions of the named joints, in that order, whatever order or tf_prefix the publisher chose.
 
     Raises:
         ValueError: a joint is missing; names the ones the message holds.
     """
-    by_name: dict[str, Any] = dict(zip(message.name, message.position, strict=False))
+    by_name: dict[str, float] = {}
+    for published, position in zip(message.name, message.position, strict=False):
+        for name in names:
+            if published.endswith(name):
+                by_name[name] = position
     missing = [name for name in names if name not in by_name]
     if missing:
         raise ValueError(f"joint state lacks {', '.join(missing)}; it holds {', '.join(message.name) or 'no joints'}")

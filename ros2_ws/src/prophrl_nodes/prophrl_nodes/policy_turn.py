@@ -68,8 +68,8 @@ class PolicyTurn:
             return Turn("the arm node, which is silent; start it")
         if self._state is None:
             return Turn("the executor node, which is silent; start it")
-        if self._state is PlayerState.STOPPED:
-            return Turn(f"the operator: the executor stopped ({self._reason}); call executor/engage")
+        if self._state is PlayerState.STOPPED or (self._state is PlayerState.IDLE and self._reason):
+            return Turn(f"the operator: the executor stands still ({self._reason}); call executor/engage")
         if arm_source != EXECUTOR or arm_state not in (FOLLOWING, HOLDING):
             return Turn(f"the executor to be engaged (the arm obeys {arm_source or 'nobody'}); call executor/engage")
         if self._state is PlayerState.EXECUTING:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import time
 from typing import Any
 
@@ -49,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
 def _up(options: argparse.Namespace) -> int:
     from robot_bridge.twin.lab import Lab
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # also when a shell started us in the background, ignoring Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     with Lab(options.cell, options.host, restart=options.restart, report=print) as lab:
         print(f"the lab is up at {options.host}, its logs are in {lab.directory / 'log'}; Ctrl-C ends it", flush=True)
         try:
@@ -123,7 +126,7 @@ class TwinUsageError(ValueError):
 
 
 def _twin(options: argparse.Namespace) -> Any:
-    from prophrl_nodes.cells import open_cell
+    from robot_bridge.cell_files import open_cell
 
     twin = open_cell(options.cell, options.host).twin
     if twin is None:

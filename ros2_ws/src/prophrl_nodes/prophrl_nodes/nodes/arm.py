@@ -21,7 +21,6 @@ from prophrl_interfaces.srv import OperatorVerb
 from prophrl_nodes import qos
 from prophrl_nodes.arm_devices import ArmDevices
 from prophrl_nodes.arm_publisher import ArmPublisher
-from prophrl_nodes.cells import open_cell
 from prophrl_nodes.messages import to_matrix, to_nanoseconds
 from prophrl_nodes.ros import (
     CELL_PARAMETERS,
@@ -36,6 +35,7 @@ from prophrl_nodes.ros import (
     run,
 )
 from robot_bridge.arm_types import ArmError
+from robot_bridge.cell_files import open_cell
 from robot_bridge.servo import EngageRefused, ServoSnapshot, ServoState
 from robot_bridge.ur_arm import UrArm
 

@@ -15,11 +15,11 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from calibration.storage import CalibrationFileError
 from prophrl_nodes import qos
-from prophrl_nodes.cells import open_cell
 from prophrl_nodes.device_loop import DeviceLoop
 from prophrl_nodes.images import ImageMessage, camera_info
 from prophrl_nodes.messages import CAMERA_FRAME, to_stamp
 from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ParameterSpec, ProphNode, RateMeter, Value, run
+from robot_bridge.cell_files import open_cell
 from robot_bridge.d455 import D455, CameraError, Frames, NoFrames
 
 SLOW_SHARE = 0.8

@@ -13,10 +13,10 @@ from typing import Any
 from sensor_msgs.msg import JointState
 
 from prophrl_nodes import qos
-from prophrl_nodes.cells import open_cell
 from prophrl_nodes.device_loop import DeviceLoop
 from prophrl_nodes.messages import ARM_JOINTS, GRIPPER_JOINT, to_stamp
 from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ProphNode, RateMeter, Value, run
+from robot_bridge.cell_files import open_cell
 from robot_bridge.gello import Gello
 from robot_bridge.leader_errors import LeaderError, ServoReadFailed
 from robot_bridge.leader_offsets import OffsetsError

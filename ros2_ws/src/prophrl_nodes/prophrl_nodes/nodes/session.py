@@ -12,12 +12,12 @@ from pathlib import Path
 
 from prophrl_nodes.calls import CallError
 from prophrl_nodes.cell_calls import CellCalls
-from prophrl_nodes.cells import open_cell
 from prophrl_nodes.collection import Attempt, CollectionSession, SessionPlan
 from prophrl_nodes.diagnostics import Health, Level
 from prophrl_nodes.parameters import ParameterSpec
 from prophrl_nodes.ros import ProphNode, Refused, run
 from prophrl_nodes.scene_host import PersonSceneHost, open_scene
+from robot_bridge.cell_files import open_cell
 from robot_bridge.twin.tasks import TASK_IDS
 
 PARAMETERS = (

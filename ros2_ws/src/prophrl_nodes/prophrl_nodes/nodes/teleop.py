@@ -18,10 +18,10 @@ from sensor_msgs.msg import JointState
 
 from prophrl_nodes import qos
 from prophrl_nodes.arm_link import ArmLink
-from prophrl_nodes.cells import open_cell
 from prophrl_nodes.engage_gate import EngageGate, GateClosed
 from prophrl_nodes.messages import ARM_JOINTS, GRIPPER_JOINT, joint_positions
 from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ParameterSpec, ProphNode, RateMeter, Refused, Value, run
+from robot_bridge.cell_files import open_cell
 
 SOURCE = "teleop"
 

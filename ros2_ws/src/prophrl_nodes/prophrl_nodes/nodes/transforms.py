@@ -18,9 +18,9 @@ from tf2_msgs.msg import TFMessage
 from calibration.poses import transform
 from prophrl_nodes import qos
 from prophrl_nodes.camera_file import CameraFile
-from prophrl_nodes.cells import open_cell
 from prophrl_nodes.messages import CAMERA_FRAME, header, to_nanoseconds, transform_stamped
 from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ParameterSpec, ProphNode, RateMeter, Value, run
+from robot_bridge.cell_files import open_cell
 
 T_BASE_LINK_BASE = transform((0.0, 0.0, 0.0), Rotation.from_euler("z", math.pi))
 

@@ -22,12 +22,12 @@ from prophrl_models.trials.plan import PlanError, TrialPlan
 from prophrl_models.trials.results import ResultError, ResultLog, TrialResult
 from prophrl_nodes.calls import CallError
 from prophrl_nodes.cell_calls import CellCalls
-from prophrl_nodes.cells import open_cell
 from prophrl_nodes.diagnostics import Health, Level
 from prophrl_nodes.parameters import ParameterSpec
 from prophrl_nodes.ros import ProphNode, Refused, run
 from prophrl_nodes.scene_host import PersonSceneHost, open_scene
 from prophrl_nodes.trial_sequence import TrialOutcome, TrialRequest, TrialSequence
+from robot_bridge.cell_files import open_cell
 from robot_bridge.twin.tasks import Placement
 
 MAX_CONSECUTIVE_VOID = 3

@@ -20,7 +20,6 @@ from prophrl_interfaces.srv import FinishEpisode
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.task import Future
 
-from prophrl_nodes.cells import open_cell
 from prophrl_nodes.qos import STATE
 from prophrl_nodes.recorder.episode import EpisodeError, EpisodeInfo, EpisodeStore
 from prophrl_nodes.recorder.feeds import Arrival, TopicFeed
@@ -29,6 +28,7 @@ from prophrl_nodes.recorder.recording import Recording
 from prophrl_nodes.recorder.status import TopicRates, status_message
 from prophrl_nodes.recorder.writer import BagWriteError
 from prophrl_nodes.ros import Health, Level, ProphNode, Refused
+from robot_bridge.cell_files import open_cell
 
 TICK_S = 0.25
 _WATCH_EVERY = 2

@@ -42,6 +42,7 @@ class Demo:
         self.folder = _fresh_folder(options.output)
         self.logs = self.folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = self.folder / "training" / "policy"
         self.timings_s: dict[str, float] = {}
 
     def run(self) -> Path:
@@ -101,7 +102,8 @@ class Demo:
         """a small flow policy learns from them"""
         from prophrl_nodes.studies.training import train_with_progress
 
-        train_with_progress(self.folder / "dataset", self.folder / "policy", seed=self.options.seed)
+        if not (self.checkpoint / "provenance.json").is_file():
+            train_with_progress(self.folder / "dataset", self.folder / "training", seed=self.options.seed)
 
     def evaluate(self) -> None:
         """the policy moves the twin's arm at held-out placements"""
@@ -127,7 +129,7 @@ class Demo:
             {
                 "cell": "twin",
                 "host": self.options.host,
-                "checkpoint": self.folder / "policy",
+                "checkpoint": self.checkpoint,
                 "plan": plan_path,
                 "output": self.folder / "trials",
             },

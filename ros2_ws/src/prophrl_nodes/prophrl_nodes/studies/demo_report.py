@@ -50,7 +50,7 @@ def write_demo_report(folder: Path, task_id: str, timings_s: Mapping[str, float]
         scene_jpeg=first.poster.jpeg if first else None,
         timing=measured.rows(DESCRIBED),
         quality=dataset.quality(),
-        curves=_curves(folder / "policy" / "log.jsonl"),
+        curves=_curves(folder / "training" / "log.jsonl"),
         note=_note(task.success_words, timings_s),
     )
     return write_report(report, folder)
@@ -62,7 +62,7 @@ def _note(success_words: str, timings_s: Mapping[str, float]) -> str:
 
 
 def _provenance(folder: Path, dataset: Dataset) -> dict[str, str]:
-    checkpoint = json.loads((folder / "policy" / "provenance.json").read_text())
+    checkpoint = json.loads((folder / "training" / "policy" / "provenance.json").read_text())
     calibration_ids = sorted({episode.metadata.calibration_id for episode in dataset})
     said = [f"{name} {value}" for name, value in checkpoint.items() if isinstance(value, str | int)]
     facts = {

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from prophrl_nodes.cells import open_cell
 from prophrl_nodes.studies.doctor_robot import examine_gripper, examine_robot
 from prophrl_nodes.studies.finding import Finding
 from robot_bridge.cell import CellConfig, CellError, TwinConfig
+from robot_bridge.cell_files import open_cell
 from robot_bridge.twin.lab_client import LabClient, LabError
 from robot_bridge.twin.port_check import busy_ports
 

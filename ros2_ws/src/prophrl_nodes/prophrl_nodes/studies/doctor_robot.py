@@ -57,7 +57,7 @@ def examine_gripper(config: CellConfig) -> Finding:
         action = "install the Robotiq URCap, power the arm, and check the tool connector"
         return Finding("gripper", "error", f"no Robotiq cap at {host}:{port}", action)
     if b"?" in answer:
-        return Finding("gripper", "error", "the cap does not reach the gripper", "check the tool cable and its power")
+        return Finding("gripper", "error", "the cap does not reach the gripper", "power the arm, check the tool cable")
     return Finding("gripper", "ok", f"the Robotiq cap answers at {host}:{port}")
 
 

@@ -1,0 +1,253 @@
+"""Supervised fine-tuning: a dataset folder in, a policy checkpoint out.
+
+runs/cube/                   the folder given as ``out_dir``
+    policy/                  the checkpoint, written when training has finished
+    log.jsonl                one line for every few steps
+    resume.safetensors       only while training is unfinished; the next call goes on from it
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import torch
+import yaml
+from torch import Tensor
+
+from calibration.camera import PinholeCamera
+from calibration.storage import load_camera
+from prophrl_models.data.dataset import Dataset
+from prophrl_models.data.image import policy_camera
+from prophrl_models.policies.interface import FlowPolicy, PolicySpec, TrainingBatch
+from prophrl_models.policies.tiny import TinyConfig, TinyPolicy
+from prophrl_models.training.augment import AugmentOptions, augment
+from prophrl_models.training.checkpoint import save_policy
+from prophrl_models.training.frames import (
+    EpisodeRows,
+    FrameOptions,
+    TrainingSet,
+    build_training_set,
+    episode_rows,
+    policy_scalings,
+    typical_orientation,
+)
+from prophrl_models.training.loop import Loop, LoopOptions, Progress
+
+T = TypeVar("T")
+CALIBRATION_FILE = "calibration.yaml"
+CHECKPOINT_FOLDER = "policy"
+
+
+class TrainingError(ValueError):
+    """A dataset or configuration that cannot be trained on; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """One training run.
+
+    Attributes:
+        batch_size: rows of a step.
+        noise_samples: (time, noise) draws for each row: the encoder runs once for all of them.
+        cumulative_weight: weight of errors that add up over a chunk, see ``flow.flow_loss``.
+        num_steps: denoising steps K of the policy.
+        threads: CPU threads; 0 leaves torch's own choice.
+        loop, frames, augment, tiny: see there. ``tiny.reference_euler`` is fitted to the data.
+    """
+
+    batch_size: int = 32
+    noise_samples: int = 4
+    cumulative_weight: float = 0.05
+    num_steps: int = 10
+    threads: int = 0
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    frames: FrameOptions = field(default_factory=FrameOptions)
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+
+
+def load_config(path: str | Path) -> SftConfig:
+    """Read a training configuration (YAML with the fields of ``SftConfig``; what is left out keeps its default).
+
+    Raises:
+        TrainingError: no such file, or a key or type that does not belong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TrainingError(f"no training configuration at {path}; config/train/ holds some")
+    return config_from(yaml.safe_load(path.read_text()) or {}, path.name)
+
+
+def config_from(raw: Any, where: str = "configuration") -> SftConfig:
+    """Build a configuration from nested mappings; see ``load_config``."""
+    return _build(SftConfig, raw, where)
+
+
+def train_policy(
+    dataset_dir: str | Path,
+    out_dir: str | Path,
+    config: SftConfig | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    camera: PinholeCamera | None = None,
+) -> Path:
+    """Train a tiny policy on a dataset; an interrupted run goes on where it stopped.
+
+    Args:
+        dataset_dir: a finished dataset (``data.dataset``).
+        out_dir: the run's folder.
+        config: settings; the defaults suit thirty demonstrations and five minutes on two cores.
+        progress: told about every log line.
+        camera: the camera of the policy images; read from the dataset's calibration files when omitted.
+
+    Returns:
+        The checkpoint folder.
+
+    Raises:
+        TrainingError: no usable episode, or a camera that is unknown or not the same in all episodes.
+        DatasetError, CheckpointError: the dataset or the run's resume file is damaged or does not belong.
+    """
+    config = config or SftConfig()
+    out_dir = Path(out_dir)
+    dataset = Dataset(dataset_dir)
+    if camera is None:
+        camera = dataset_camera(dataset)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    rows = dataset_rows(dataset, config.frames)
+    policy = build_policy(dataset, rows, config, camera)
+    training_set = build_training_set(dataset, rows, policy)
+    loop = Loop(policy, config.loop, out_dir, _fingerprint(dataset, config, camera))
+    loop.resume()
+    loop.run(sft_step(policy, training_set, config), progress)
+    loop.average.copy_to(policy)
+    provenance = {
+        "dataset_hash": dataset.content_hash,
+        "dataset": dataset.folder.name,
+        "episodes": len(dataset),
+        "rows": len(training_set),
+        "calibration_ids": sorted({row.calibration_id for row in dataset.table}),
+        "training": dataclasses.asdict(config),
+    }
+    folder = save_policy(out_dir / CHECKPOINT_FOLDER, policy.eval(), dataset.normalisation(), provenance)
+    loop.remove_resume_file()
+    return folder
+
+
+def dataset_rows(dataset: Dataset, options: FrameOptions) -> list[EpisodeRows]:
+    """Training rows of all episodes, in the dataset's order.
+
+    Raises:
+        TrainingError: nothing is left to learn from.
+    """
+    rows = [episode_rows(episode, options) for episode in dataset]
+    if not any(row.weight_T.any() for row in rows):
+        raise TrainingError(f"no step of {dataset.folder} can be trained on: all of them lie near gaps in the streams")
+    return rows
+
+
+def build_policy(dataset: Dataset, rows: list[EpisodeRows], config: SftConfig, camera: PinholeCamera) -> TinyPolicy:
+    """An untrained policy whose units and spec fit a dataset; its weights depend on ``config.loop.seed`` only."""
+    action, state = policy_scalings(dataset.normalisation())
+    spec = PolicySpec(
+        convention=dataset.convention,
+        action_scaling=action,
+        state_scaling=state,
+        control_rate_hz=dataset.control_rate_hz,
+        chunk=config.frames.chunk,
+        num_steps=config.num_steps,
+        instructions=dataset.instructions,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.loop.seed)
+        tiny = dataclasses.replace(config.tiny, reference_euler=typical_orientation(rows))
+        policy = TinyPolicy(spec, tiny)
+    policy.camera.set(camera)
+    return policy
+
+
+def sft_step(
+    policy: FlowPolicy, rows: TrainingSet, config: SftConfig
+) -> Callable[[int, torch.Generator], dict[str, Tensor]]:
+    """The loss of one step: draw rows, vary them, ask the policy. All randomness comes from the generator."""
+    frequency = rows.sampling_N * (rows.weight_N > 0)
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        drawn = torch.multinomial(frequency, config.batch_size, replacement=True, generator=generator)
+        batch = TrainingBatch(
+            rows.inputs.select(drawn),
+            rows.chunk_NCD[drawn],
+            rows.weight_N[drawn],
+            rows.waypoint_N7[drawn],
+            rows.waypoint_weight_N[drawn],
+            config.noise_samples,
+            config.cumulative_weight,
+        )
+        return policy.sft_loss(augment(batch, config.augment, generator), generator)
+
+    return loss
+
+
+def dataset_camera(dataset: Dataset) -> PinholeCamera:
+    """The camera of a dataset's policy images, from the calibration stored with its episodes.
+
+    Raises:
+        TrainingError: some episode has no calibration, or the calibrations differ.
+    """
+    ids = {row.calibration_id for row in dataset.table}
+    files = [dataset.folder / row.folder / CALIBRATION_FILE for row in dataset.table]
+    missing = [row.episode_id for row, file in zip(dataset.table, files, strict=True) if not file.is_file()]
+    if missing:
+        raise TrainingError(
+            f"{len(missing)} of {len(files)} episodes (the first: {missing[0]}) were recorded without a camera "
+            "calibration, and this policy needs to know where its camera stands; calibrate the cell before recording, "
+            "or pass the camera"
+        )
+    if len(ids) > 1:
+        raise TrainingError(
+            f"the camera was moved or calibrated again between episodes (calibrations {', '.join(sorted(ids))}); "
+            "train on one calibration at a time"
+        )
+    return policy_camera(load_camera(files[0]))
+
+
+def _fingerprint(dataset: Dataset, config: SftConfig, camera: PinholeCamera) -> str:
+    parts = {
+        "dataset": dataset.content_hash,
+        "config": dataclasses.asdict(config),
+        "camera": [camera.K.tolist(), camera.T_camera_base.tolist()],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _build(cls: type[T], raw: Any, where: str) -> T:
+    """A dataclass from a mapping; unknown keys and wrong types are errors that name the field."""
+    assert is_dataclass(cls)
+    names = [f.name for f in fields(cls)]
+    if not isinstance(raw, Mapping):
+        raise TrainingError(f"{where} must be a mapping with some of the keys {', '.join(names)}, got {raw!r}")
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TrainingError(f"{where}: unknown key {key!r}, known are {', '.join(names)}{hint}")
+        values[key] = _convert(hints[key], value, f"{where}.{key}")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint):
+        return _build(hint, value, where)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, bool) and type(value) is not hint:
+        raise TrainingError(f"{where} must be of type {hint.__name__}, got {value!r}")
+    return tuple(value) if isinstance(value, list) else value
