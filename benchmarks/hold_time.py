@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import rclpy
 from prophrl_interfaces.msg import ServoStatus, ServoTarget
-from rclpy.node import Node
-from std_srvs.srv import Trigger
-
 from prophrl_nodes import qos
 from prophrl_nodes.environment import ensure_environment, ros_environment
 from prophrl_nodes.executors import make_executor, spin
 from prophrl_nodes.messages import to_nanoseconds
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
 from robot_bridge.twin.lab import Lab
 from robot_bridge.twin.lab_client import OperatorClient
 from robot_bridge.twin.shared_state import WorldStateReader

@@ -15,16 +15,21 @@ Array = NDArray[np.float64]
 
 
 class RobotMode(IntEnum):
-    """UR robot modes that matter here (RTDE ``robot_mode``)."""
+    """RTDE ``robot_mode``; the dashboard uses the same names, ``prophrl_interfaces`` the same values."""
 
+    NO_CONTROLLER = -1
+    DISCONNECTED = 0
+    CONFIRM_SAFETY = 1
+    BOOTING = 2
     POWER_OFF = 3
     POWER_ON = 4
     IDLE = 5
+    BACKDRIVE = 6
     RUNNING = 7
 
 
 class SafetyMode(IntEnum):
-    """UR safety modes (RTDE ``safety_mode``)."""
+    """RTDE ``safety_mode``."""
 
     NORMAL = 1
     REDUCED = 2
@@ -35,6 +40,17 @@ class SafetyMode(IntEnum):
     ROBOT_EMERGENCY_STOP = 7
     VIOLATION = 8
     FAULT = 9
+
+
+class RuntimeState(IntEnum):
+    """RTDE ``runtime_state``."""
+
+    STOPPING = 0
+    STOPPED = 1
+    PLAYING = 2
+    PAUSING = 3
+    PAUSED = 4
+    RESUMING = 5
 
 
 SAFE_MODES = (SafetyMode.NORMAL, SafetyMode.REDUCED)

@@ -45,7 +45,8 @@ from robot_bridge.ur_servo_loop import ServoLoop
 Array = NDArray[np.float64]
 
 RTDE_PORT, DASHBOARD_PORT = 30004, 29999
-RTDE_RATE_HZ = 500.0
+CONTROL_RATE_HZ = 500.0
+MEASURE_RATE_HZ = 125.0
 WATCHDOG_HZ = 2.5
 """The controller ends the program when nothing was written to it for 400 ms. The arm stands by then anyway: without
 new setpoints servoj stays at the last one. A tighter watchdog would trip on a busy machine, not stop sooner."""
@@ -81,7 +82,7 @@ class RtdeLink:
         host = self._config.host
         _knock(host, RTDE_PORT)
         try:
-            self._receive = RTDEReceiveInterface(host, RTDE_RATE_HZ, MEASURED_FIELDS)
+            self._receive = RTDEReceiveInterface(host, MEASURE_RATE_HZ, MEASURED_FIELDS)
         except RuntimeError as error:
             raise ControllerUnreachable(f"the controller at {host} refused its RTDE stream: {error}") from error
         self._heard_s = time.monotonic()
@@ -114,6 +115,10 @@ class RtdeLink:
                 break
         self._timestamp_s, self._heard_s = timestamp_s, time.monotonic()
         return ArmState(tuple(q), tuple(qd), from_ur(pose), tuple(speed), *modes, float(scaling), timestamp_s, stamp_ns)
+
+    def safe(self) -> bool:
+        """No stop of the safety system is active."""
+        return self._receive is not None and self._receive.getSafetyMode() in SAFE_MODES
 
     def stop_cause(self) -> str:
         """Why the arm cannot be commanded now, with the remedy; empty when it can."""
@@ -201,13 +206,12 @@ class RtdeLink:
             control.servoStop(STOP_DECELERATION_RADPS2)
         else:
             self._drop(control_only=True)
-            self._control = self._open_control()
+            control = self._control = self._open_control()
         until_s = time.monotonic() + 6.0
-        while not self._control.isProgramRunning():
+        while not control.isProgramRunning():
             if time.monotonic() > until_s:
                 raise ArmError("the control program does not start; look at the log on the pendant")
             time.sleep(0.01)
-        control = self._control
         done = (
             control.setTcp(list(self._config.tcp_offset)),
             control.setPayload(self._config.payload_kg, list(self._config.payload_cog_m)),
@@ -219,7 +223,7 @@ class RtdeLink:
     def _open_control(self) -> RTDEControlInterface:
         host = self._config.host
         try:
-            return RTDEControlInterface(host, RTDE_RATE_HZ, RTDEControlInterface.FLAG_UPLOAD_SCRIPT)
+            return RTDEControlInterface(host, CONTROL_RATE_HZ, RTDEControlInterface.FLAG_UPLOAD_SCRIPT)
         except RuntimeError as error:
             text = str(error)
             if "already in use" in text:
@@ -320,14 +324,18 @@ class UrArm:
     def connect(self) -> None:
         """Power the arm on, release the brakes, load the control program, start the servo thread.
 
+        A robot that stands in a stop of its safety system stays in it: measurements come, ``trouble`` names the stop,
+        and a person's ``recover`` gets the arm ready.
+
         Raises:
-            ControllerUnreachable, ControllerInUse, NotInRemoteControl, RobotStopped, ArmError: with the remedy.
+            ControllerUnreachable, ControllerInUse, NotInRemoteControl, ArmError: with the remedy.
         """
         # Other Python threads give up the interpreter after this long; the default 5 ms would cost setpoints.
         sys.setswitchinterval(min(sys.getswitchinterval(), 0.0005))
         try:
             self._link.reconnect()
-            self._link.recover()
+            if self._link.safe():
+                self._link.recover()
             self._loop.start()
         except (ArmError, ValueError) as error:
             self._link.close()

@@ -30,8 +30,6 @@ from robot_bridge.ur_kinematics import Kinematics
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_EVERY = 4
-"""Measurements are taken at a quarter of the servo rate: 125 Hz."""
 OBSERVE_EVERY = 100
 """Five times a second the difference of nominal and measured TCP pose is noted."""
 KEEP_ALIVE_EVERY = 10
@@ -85,6 +83,7 @@ class ServoLoop:
         self._measure()
         if self._state is None:
             raise ArmError("the controller sent no measurement; is another program stopping its RTDE stream?")
+        self._trouble = self.link.stop_cause()
         with self.lock:
             self.generator.correction.observe(self._state.q, self._state.T_base_tcp)
             self.generator.seed(self._state.q)
@@ -166,8 +165,7 @@ class ServoLoop:
                 deadline_s = time.monotonic()
 
     def _period(self, tick: int, now_s: float, late_s: float) -> None:
-        if tick % SAMPLE_EVERY == 0 or not self._servoing:
-            self._measure()
+        self._measure()
         cause = self.link.stop_cause()
         if cause:
             self._halt(cause)

@@ -30,7 +30,7 @@ class ConvBlock(nn.Module):
 class ImageTrunk(nn.Module):
     """Images [B, 3, H, W] (zero-centred, H and W divisible by 4) to features.
 
-    Returns fine features [B, channels, H/2, W/2] and a summary of the whole image [B, coarse_channels].
+    Returns fine features [B, channels, H/2, W/2] and a summary of the whole image [B, 2 coarse_channels].
     """
 
     def __init__(self, channels: int, coarse_channels: int, text_width: int) -> None:
@@ -47,7 +47,9 @@ class ImageTrunk(nn.Module):
         for block in self.blocks:
             coarse = block(coarse, text_BE)
         up = F.interpolate(self.up(coarse), fine.shape[2:], mode="bilinear", align_corners=False)
-        return self.last(fine + up, text_BE), coarse.float().mean(dim=(2, 3))
+        coarse = coarse.float()
+        context = torch.cat([coarse.mean(dim=(2, 3)), coarse.amax(dim=(2, 3))], 1)  # how much of it, is there any
+        return self.last(fine + up, text_BE), context
 
 
 def cell_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:

@@ -41,7 +41,7 @@ class TinyConfig:
     Attributes:
         maps: free keypoints M beside the waypoint's.
         channels, coarse_channels: widths of the convolutional trunk.
-        width, depth, heads: flow head.
+        width, depth, heads, spread: flow head.
         cond_width: width of condition tokens.
         waypoint_weight: weight of the auxiliary waypoint loss.
         reference_euler: orientation [3] rad about which rotations are small; the demonstrations' typical one.
@@ -51,9 +51,10 @@ class TinyConfig:
     maps: int = 8
     channels: int = 32
     coarse_channels: int = 48
-    width: int = 128
+    width: int = 96
     depth: int = 2
     heads: int = 4
+    spread: float = 0.4
     cond_width: int = 128
     waypoint_weight: float = 1.0
     reference_euler: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -78,13 +79,13 @@ class TinyPolicy(FlowPolicy):
         self.words = WordEncoder(c.cond_width)
         self.trunk = ImageTrunk(c.channels, c.coarse_channels, c.cond_width)
         self.to_maps = nn.Conv2d(c.channels, c.maps, 1)
-        situation = c.cond_width + 7 + c.coarse_channels
+        situation = c.cond_width + 7 + 2 * c.coarse_channels
         self.query = _mlp(situation, 64, c.channels)
         self.waypoint = _mlp(situation + c.channels, 64, 5)
-        self.summary = _mlp(c.cond_width + 7 + 13 + c.coarse_channels + c.channels, 2 * c.cond_width, c.cond_width)
+        self.summary = _mlp(situation + 13 + c.channels, 2 * c.cond_width, c.cond_width)
         self.keypoint_token = nn.Linear(c.channels + 2, c.cond_width)
         self.keypoint_name = nn.Parameter(0.02 * torch.randn(1, c.maps, c.cond_width))
-        self.head = FlowHead(spec.action_dim, spec.chunk, c.cond_width, c.width, c.depth, c.heads)
+        self.head = FlowHead(spec.action_dim, spec.chunk, c.cond_width, c.width, c.depth, c.heads, spread=c.spread)
 
     def config(self) -> dict[str, object]:
         return asdict(self.tiny)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibration.poses import ActionConvention, difference, from_euler
+from calibration.poses import ActionConvention, difference, from_euler, wrap_angle
 from prophrl_models.data.episode import Episode
 from prophrl_models.data.normalise import Normalisation
 from prophrl_models.policies.interface import FlowPolicy, Inputs, ObservationBatch, Scaling
@@ -33,13 +33,18 @@ class FrameOptions:
 
     Attributes:
         chunk: steps CH of a chunk.
-        idle_keep: still frames kept of each pause; a policy without memory that learns to wait, waits for ever.
+        idle_keep: frames kept of each rest; a policy without memory that learns to wait, waits for ever.
+        rest_window: steps over which rest is judged.
+        rest_speed_mps, rest_turn_radps: slower than this is rest.
         event_window: rows this many steps before a gripper event, and half as many after it, count double.
         event_weight: extra sampling weight of those rows.
     """
 
     chunk: int = 20
     idle_keep: int = 1
+    rest_window: int = 4
+    rest_speed_mps: float = 0.012
+    rest_turn_radps: float = 0.1
     event_window: int = 8
     event_weight: float = 2.0
 
@@ -55,7 +60,7 @@ class EpisodeRows:
         waypoint_T7: state at the next gripper event (the last state when none follows), with the opening that the
             event leads to.
         weight_T: 0 where the row is not to be imitated.
-        waypoint_weight_T: 0 where there is no gripper event to come.
+        waypoint_weight_T: 0 where the label is not to be trusted.
         sampling_T: relative frequency in training.
     """
 
@@ -68,12 +73,30 @@ class EpisodeRows:
     sampling_T: NDArray[np.float32]
 
 
-def kept_frames(moving_T: NDArray[np.bool_], idle_keep: int) -> NDArray[np.int64]:
-    """Indices of all moving frames and of the first ``idle_keep`` frames of each pause."""
+def resting(state_T7: NDArray[np.float32], command_T: Array, rate_hz: float, options: FrameOptions) -> NDArray[np.bool_]:
+    """Frames [T] that lie in some window in which the hand goes nowhere and the gripper neither moves nor is told to.
+
+    Net displacement over a window is compared, not one step's: a human hand that rests still trembles by a millimetre.
+    """
+    steps, window = len(state_T7), options.rest_window
+    rests = np.zeros(steps, dtype=bool)
+    elapsed_s = window / rate_hz
+    for first in range(steps - window):
+        span = slice(first, first + window + 1)
+        moved_m = np.linalg.norm(state_T7[span, :3] - state_T7[first, :3], axis=1).max()
+        turned_rad = np.abs(wrap_angle(state_T7[span, 3:6] - state_T7[first, 3:6])).max()
+        grip = max(np.ptp(state_T7[span, 6]), np.ptp(command_T[span]))
+        if moved_m < options.rest_speed_mps * elapsed_s and turned_rad < options.rest_turn_radps * elapsed_s and grip < 0.02:
+            rests[span] = True
+    return rests
+
+
+def kept_frames(resting_T: NDArray[np.bool_], idle_keep: int) -> NDArray[np.int64]:
+    """Indices of all frames that do not rest and of the first ``idle_keep`` frames of each rest."""
     run = 0
     kept = []
-    for index, moving in enumerate(moving_T):
-        run = 0 if moving else run + 1
+    for index, rests in enumerate(resting_T):
+        run = run + 1 if rests else 0
         if run <= idle_keep:
             kept.append(index)
     return np.asarray(kept, dtype=np.int64)
@@ -104,8 +127,9 @@ def episode_rows(episode: Episode, options: FrameOptions) -> EpisodeRows:
     Raises:
         ValueError: nothing ever moves in it.
     """
-    kept = kept_frames(episode.moving_T, options.idle_keep)
-    if not episode.moving_T.any():
+    rests = resting(episode.state_T7, episode.action_T7[:, 6].astype(np.float64), episode.control_rate_hz, options)
+    kept = kept_frames(rests, options.idle_keep)
+    if rests.all():
         raise ValueError(f"nothing moves in episode {episode.metadata.episode_id!r}; leave it out of the dataset")
     states = np.concatenate([episode.state_T7[kept], episode.final.state_7[None]]).astype(np.float64)
     poses = [from_euler(state[:6]) for state in states]
@@ -126,7 +150,6 @@ def episode_rows(episode: Episode, options: FrameOptions) -> EpisodeRows:
 
     events = gripper_events(action[:, 6])
     upcoming = np.searchsorted(events, np.arange(steps), side="left")
-    has_event = upcoming < len(events)
     target = np.append(events, steps)[np.minimum(upcoming, len(events))]
     waypoint = states[target]
     waypoint[:, 6] = np.append(action[:, 6], action[-1, 6])[np.minimum(target + 2, steps)]
@@ -139,7 +162,7 @@ def episode_rows(episode: Episode, options: FrameOptions) -> EpisodeRows:
         chunk_TCD=padded[index].astype(np.float32),
         waypoint_T7=waypoint.astype(np.float32),
         weight_T=trusted.astype(np.float32),
-        waypoint_weight_T=np.where(has_event & valid, 1.0, 0.0).astype(np.float32),
+        waypoint_weight_T=valid.astype(np.float32),
         sampling_T=np.where(near, 1.0 + options.event_weight, 1.0).astype(np.float32),
     )
 

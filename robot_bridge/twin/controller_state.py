@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from robot_bridge.twin.robot_modes import RobotMode, RuntimeState, SafetyMode
+from robot_bridge.arm_types import RobotMode, RuntimeState, SafetyMode
 from robot_bridge.twin.rtde_fields import REGISTERS
 
 PERIOD_S = 0.002

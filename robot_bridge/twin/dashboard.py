@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from robot_bridge.twin.robot_modes import SafetyMode
+from robot_bridge.arm_types import SafetyMode
 from robot_bridge.twin.rtde_server import POLYSCOPE_VERSION
 from robot_bridge.twin.ur_controller import UrController
 from robot_bridge.twin.wire import LineConnection

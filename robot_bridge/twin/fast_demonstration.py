@@ -7,6 +7,7 @@ the image, the measured state, and the action that leads to the next step.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from typing import Any
@@ -51,13 +52,18 @@ def record_demonstration(
         ``gave_up``, ``attempts``, ``placement`` (JSON types), ``clamped``, ``refused``, ``seed``.
 
     Raises:
-        ValueError: unknown task, or a lane of another task.
+        ValueError: unknown task, a lane of another task, or a delay at which every target would be stale.
     """
     if lane is None:
         with FastLane(task_id) as own:
             return record_demonstration(task_id, placement, seed, lane=own, transport_s=transport_s)
     if lane.world.task.id != task_id:
         raise ValueError(f"this lane runs {lane.world.task.id}, the demonstration is of {task_id}; build another lane")
+    stale_s = lane.servo.config.stale_s
+    if not 0.0 <= transport_s < stale_s:
+        raise ValueError(
+            f"transport_s must lie in [0, {stale_s}): later targets are refused as stale, got {transport_s}"
+        )
     lane.reset(placement)
     operator = ScriptedOperator(task_id, np.random.default_rng(seed), lane.kinematics)
     lane.engage("teleop")
@@ -106,7 +112,7 @@ def _quantised(angle_rad: float) -> float:
 
 def _actions(steps: list[FastObservation], openings: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
     actions = np.zeros((len(steps), 7), dtype=np.float32)
-    for t, (now, then) in enumerate(zip(steps, steps[1:], strict=False)):
+    for t, (now, then) in enumerate(itertools.pairwise(steps)):
         actions[t, :6] = difference(now.T_base_tcp, then.T_base_tcp, ActionConvention.ABSOLUTE_POSE_DIFFERENCE)
         actions[t, 6] = openings[t + 1]
     actions[-1, 6] = openings[-1]

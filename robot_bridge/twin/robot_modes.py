@@ -1,54 +1,14 @@
 """Power and safety state of the robot: what the pendant's initialisation screen and the red buttons do.
 
-Values equal those in RTDE, the dashboard and ``prophrl_interfaces`` (RobotMode, SafetyMode). Times of power-on, brake
-release and unlocking are short here; a real arm takes several seconds for each, and refuses to unlock a protective
-stop in the first five (``unlock_delay_s``).
+Times of power-on, brake release and unlocking are short here; a real arm takes several seconds for each, and refuses
+to unlock a protective stop in the first five (``unlock_delay_s``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
 
-
-class RobotMode(IntEnum):
-    """RTDE ``robot_mode``."""
-
-    NO_CONTROLLER = -1
-    DISCONNECTED = 0
-    CONFIRM_SAFETY = 1
-    BOOTING = 2
-    POWER_OFF = 3
-    POWER_ON = 4
-    IDLE = 5
-    BACKDRIVE = 6
-    RUNNING = 7
-
-
-class SafetyMode(IntEnum):
-    """RTDE ``safety_mode``."""
-
-    NORMAL = 1
-    REDUCED = 2
-    PROTECTIVE_STOP = 3
-    RECOVERY = 4
-    SAFEGUARD_STOP = 5
-    SYSTEM_EMERGENCY_STOP = 6
-    ROBOT_EMERGENCY_STOP = 7
-    VIOLATION = 8
-    FAULT = 9
-
-
-class RuntimeState(IntEnum):
-    """RTDE ``runtime_state``."""
-
-    STOPPING = 0
-    STOPPED = 1
-    PLAYING = 2
-    PAUSING = 3
-    PAUSED = 4
-    RESUMING = 5
-
+from robot_bridge.arm_types import RobotMode, SafetyMode
 
 _STATUS_BITS = {
     SafetyMode.NORMAL: 0x001,

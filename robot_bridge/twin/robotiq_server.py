@@ -11,9 +11,9 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
+from robot_bridge.arm_types import RobotMode
 from robot_bridge.twin.controller_state import PERIOD_S
 from robot_bridge.twin.faults import Faults
-from robot_bridge.twin.robot_modes import RobotMode
 from robot_bridge.twin.ur_controller import UrController
 from robot_bridge.twin.wire import LineConnection
 

@@ -6,15 +6,16 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+from robot_bridge.arm_types import RobotMode, RuntimeState
 from robot_bridge.twin.arm_control import PERIOD_S, ArmControl
 from robot_bridge.twin.controller_state import ControllerState
-from robot_bridge.twin.robot_modes import RobotMode, RobotModes, RuntimeState
+from robot_bridge.twin.robot_modes import RobotModes
 from robot_bridge.twin.tasks import Placement
 from robot_bridge.twin.urscript import Interpreter
 from robot_bridge.twin.urscript_builtins import BLOCKING, script_functions
-from robot_bridge.twin.urscript_values import Rows, invert, multiply, pose_of_rows
+from robot_bridge.twin.urscript_values import invert, multiply, pose_of_rows
 from robot_bridge.twin.world import World, WorldDiverged
-from robot_bridge.ur_kinematics import Kinematics
+from robot_bridge.ur_kinematics import Kinematics, Rows
 
 COLLISION_FORCE_N = 200.0
 """Contact force of arm or gripper with the table at which the controller stops. The real threshold depends on the
@@ -127,7 +128,7 @@ class UrController:
         if not self.remote_control:
             self.interpreter.write_log("program refused: the robot is in local control")
             return False
-        if not self.modes.drives_on and "sec " not in text[:20]:
+        if not self.modes.drives_on and not text.lstrip().startswith("sec "):
             self.interpreter.write_log(
                 f"program refused: robot mode {self.modes.robot_mode.name}, safety mode {self.modes.safety_mode.name}"
             )

@@ -74,9 +74,6 @@ def _not_modelled(name: str) -> Callable[..., Any]:
 
 
 def _maths() -> Functions:
-    def integer(value: float) -> int:
-        return int(value)
-
     return {
         "abs": abs,
         "acos": math.acos,
@@ -113,7 +110,6 @@ def _maths() -> Functions:
         "to_num": float,
         "to_str": to_text,
         "make_list": lambda length, value, capacity=0: List(value for _ in range(length)),
-        "integer": integer,
     }
 
 
@@ -301,7 +297,4 @@ def _program(controller: UrController) -> Functions:
         while blocking and controller.modes.popup:
             yield
 
-    def set_speed_slider(value: float) -> None:
-        controller.state.target_speed_fraction = min(max(float(value), 0.0), 1.0)
-
-    return {"textmsg": textmsg, "popup": popup, "set_speed_slider_fraction": set_speed_slider}
+    return {"textmsg": textmsg, "popup": popup}

@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-Rows = tuple[float, float, float, float, float, float, float, float, float, float, float, float]
-"""The upper three rows of a 4x4 transform, row by row."""
+from robot_bridge.ur_kinematics import Rows
 
 T = TypeVar("T")
 

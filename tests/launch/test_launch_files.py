@@ -12,6 +12,7 @@ from prophrl_nodes.launch_files.arguments import declared_arguments
 from prophrl_nodes.launch_files.packages import OURS, launch_files
 from prophrl_nodes.launch_files.parser import read_launch_file
 from prophrl_nodes.launch_files.plan import Plan, make_plan
+from prophrl_nodes.node_base import CELL_PARAMETERS
 from prophrl_nodes.parameters import refuse_unknown
 
 from robot_bridge.cell import load_cell
@@ -36,8 +37,9 @@ def executables(plan: Plan) -> list[str]:
 
 def parameters_of(module: str) -> dict[str, Any]:
     """Every parameter a node declares."""
-    loaded = importlib.import_module(module)
-    specs = getattr(loaded, "PARAMETERS", None) or importlib.import_module("prophrl_nodes.recorder.parameters").PARAMETERS
+    if module.endswith(".recorder"):
+        module = f"{OURS}.recorder.parameters"
+    specs = getattr(importlib.import_module(module), "PARAMETERS", CELL_PARAMETERS)
     return {spec.name: spec for spec in specs}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -75,7 +76,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     marker.parent.mkdir(parents=True)
     marker.touch()
     (tmp_path / "p.yaml").write_text("/**: {ros__parameters: {a: 1}}")
-    text = textwrap.dedent(EVERYTHING).replace("PYTHON", sys.executable).replace("SPY", '"$(dirname)/spy.py"')
+    text = textwrap.dedent(EVERYTHING).replace("PYTHON", sys.executable).replace("SPY", "$(dirname)/spy.py")
     (tmp_path / "main.launch.yaml").write_text(text.replace("-c ", ""))
     (tmp_path / "spy.py").write_text(SPY)
     (tmp_path / "other.launch.yaml").write_text(textwrap.dedent(OTHER))
@@ -102,7 +103,7 @@ def _normalised(words: list[str]) -> dict[str, object]:
 
     own = words[: words.index("--ros-args")] if "--ros-args" in words else words
     rules, parameters = set(), {}
-    for flag, value in zip(words, words[1:], strict=False):
+    for flag, value in itertools.pairwise(words):
         if flag == "-r":
             rules.add(value)
         elif flag == "-p":

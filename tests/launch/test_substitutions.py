@@ -73,5 +73,10 @@ def test_expressions_can_compute_but_not_act(expression: str) -> None:
 
 
 def test_a_command_line_is_split_in_the_file_not_within_substitutions() -> None:
-    template = parse("run --say $(var words) '$(var words) c' --cell=$(var cell)")
-    assert split_words(template, CONTEXT) == ["run", "--say", "a b", "a b c", "--cell=twin"]
+    template = parse("run --say $(var words) 'c d' --cell=$(var cell)$(var words)")
+    assert split_words(template, CONTEXT) == ["run", "--say", "a b", "c d", "--cell=twina b"]
+
+
+def test_quotes_around_a_substitution_are_refused_as_by_ros_launch() -> None:
+    with pytest.raises(LaunchError, match="no quotes around substitutions"):
+        split_words(parse("run '$(var words)'"), CONTEXT)

@@ -72,10 +72,14 @@ class NodeProcess:
         """SIGTERM, and SIGKILL when that is ignored; the return code."""
         if self.process.poll() is None:
             self.process.terminate()
-            try:
-                self.process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                self.kill()
+        return self.end()
+
+    def end(self, timeout_s: float = 20.0) -> int:
+        """Wait for a process that was asked to end; SIGKILL when it does not. The return code."""
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
         return int(self.process.returncode)
 
 
@@ -165,7 +169,7 @@ class Graph:
         running = [process for process in self.processes if process.process.poll() is None]
         for process in running:
             process.process.terminate()
-        unclean = [process for process in running if process.stop() != 0]
+        unclean = [process for process in running if process.end() != 0]
         self._stopping = True
         self._thread.join(5.0)
         self._executor.shutdown()

@@ -21,6 +21,8 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from calibration.poses import ActionConvention
+from prophrl_models.data.episode import ACTION_NAMES, STATE_NAMES
+from prophrl_models.data.normalise import Normalisation, StatisticsAccumulator
 from prophrl_models.policies.interface import PolicySpec, Scaling
 from prophrl_models.policies.tiny import TinyPolicy
 from prophrl_models.training.checkpoint import save_policy
@@ -42,8 +44,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_steps=2,
         instructions=(INSTRUCTION,),
     )
+    accumulators = StatisticsAccumulator(STATE_NAMES), StatisticsAccumulator(ACTION_NAMES)
+    for accumulator in accumulators:
+        accumulator.add(np.random.default_rng(0).normal(size=(10, 7)))
+    statistics = Normalisation(*(accumulator.result() for accumulator in accumulators), "none")
     folder = tmp_path_factory.mktemp("policy") / "untrained"
-    return save_policy(folder, TinyPolicy(spec), {"dataset_hash": "none", "calibration_ids": []})
+    return save_policy(folder, TinyPolicy(spec), statistics, {"dataset_hash": "none", "calibration_ids": []})
 
 
 @pytest.fixture

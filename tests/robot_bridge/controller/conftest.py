@@ -1,4 +1,4 @@
-"""A running twin controller, one per module."""
+"""One running twin controller for all tests here; whoever kills it finds it restarted."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import pytest
 from tests.helpers.twin_controller import RunningController, new_host
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningController]:
     running = RunningController(tmp_path_factory.mktemp("controller"), new_host())
     yield running
-    running.stop()
+    if running.process.poll() is None:
+        running.stop()
 
 
 @pytest.fixture
 def robot(controller: RunningController) -> Iterator[RunningController]:
-    """The module's controller, powered on and without faults."""
+    """The controller, powered on and without faults."""
     if controller.process.poll() is not None:
         controller.start()
     controller.calm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pathlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def test_receive_shows_the_whole_robot(clients: Clients) -> None:
 def test_robot_time_runs_at_wall_time(clients: Clients) -> None:
     """Loosely: this machine may be busy; but never faster than the wall, and no standstill."""
     start_robot, start = clients.receive.getTimestamp(), time.monotonic()
-    wait_for(lambda: time.monotonic() - start > 1.0, "a second")
+    wait_for(lambda: time.monotonic() - start > 0.5, "half a second")
     passed = clients.receive.getTimestamp() - start_robot
     elapsed = time.monotonic() - start
     assert 0.5 * elapsed < passed < elapsed + 0.05
@@ -147,7 +148,7 @@ def test_servo_j_follows_a_500_hz_stream(clients: Clients) -> None:
     control, receive = clients.control, clients.receive
     start, deadline = time.monotonic(), time.monotonic()
     worst = 0.0
-    while (t := time.monotonic() - start) < 1.5:
+    while (t := time.monotonic() - start) < 1.2:
         target = [HOME_Q[0] + 0.2 * (1 - math.cos(2.0 * t)), *HOME_Q[1:]]
         assert control.servoJ(target, 0, 0, 0.002, 0.05, 600)
         if t > 0.3:
@@ -312,7 +313,7 @@ def test_local_control_refuses_clients(clients: Clients) -> None:
     dashboard.disconnect()
 
 
-def test_two_robots_run_side_by_side_on_two_addresses(
+def test_two_robots_run_side_by_side_until_one_is_shut_down(
     clients: Clients, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = RunningController(tmp_path_factory.mktemp("other"), new_host())
@@ -325,8 +326,15 @@ def test_two_robots_run_side_by_side_on_two_addresses(
         assert clients.receive.getTargetQ()[0] == pytest.approx(0.0, abs=1e-6)
         control.disconnect()
         receive.disconnect()
+        assert other.cell.twin is not None
+        shared_state = pathlib.Path(other.cell.twin.directory) / "world.bin"
+        assert shared_state.exists()
+        other.lab.call("shutdown")
+        assert other.process.wait(timeout=10.0) == 0
+        assert not shared_state.exists()
     finally:
         other.stop()
+    assert clients.control.moveJ(HOME_Q, 2.0, 6.0)
 
 
 def test_tcp_pose_is_the_calibrated_one(clients: Clients) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from robot_bridge.twin.controller import main as start_controller
 from robot_bridge.twin.faults import FAULTS, FaultError, Faults
 from robot_bridge.twin.lab_client import LabClient, LabError, OperatorClient
 from robot_bridge.twin.shared_state import WorldStateReader
 from robot_bridge.twin.tasks import TASK_IDS, held_out_placements
-from tests.helpers.twin_controller import HOME_Q, RunningController, new_host, wait_for
+from tests.helpers.twin_controller import RunningController, wait_for
 
 
 def test_scenes_of_every_task_can_be_laid_out(robot: RunningController) -> None:
@@ -51,7 +49,7 @@ def test_the_world_is_shared_with_other_processes(robot: RunningController) -> N
     revision = robot.lab.truth()["scene_revision"]
     state = wait_for(lambda: s if (s := reader.read()).scene_revision == revision else None, "the new scene")
     assert state.task == "place_cube"
-    assert state.q == pytest.approx(HOME_Q, abs=0.01)
+    assert state.q == pytest.approx(robot.lab.status()["q"], abs=1e-3)
     assert state.robot_mode == 7
     truth = robot.lab.truth()
     assert np.allclose(state.objects["cube"], truth["objects"]["cube"], atol=2e-3)
@@ -133,33 +131,19 @@ def test_clients_without_a_server_say_what_to_start() -> None:
         OperatorClient("127.255.255.254").home()
 
 
-def run_controller(cell: Path, host: str) -> subprocess.CompletedProcess[str]:
-    """A controller process that is expected to end by itself."""
-    command = [sys.executable, "-m", "robot_bridge.twin.controller", "--cell", str(cell), "--host", host]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60.0)
+def test_a_second_controller_on_the_address_says_who_is_there(
+    robot: RunningController, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start_controller(["--cell", str(robot.cell_path), "--host", robot.host]) == 1
+    said = capsys.readouterr().err
+    assert f"cannot listen on {robot.host}:30004" in said
+    assert "another twin controller" in said
 
 
-def test_a_second_controller_on_the_address_says_who_is_there(robot: RunningController) -> None:
-    second = run_controller(robot.cell_path, robot.host)
-    assert second.returncode == 1
-    assert f"cannot listen on {robot.host}:30004" in second.stderr
-    assert "another twin controller" in second.stderr
-
-
-def test_a_cell_without_a_twin_is_refused(tmp_path: Path, robot: RunningController) -> None:
-    text = "\n".join(line for line in robot.cell_path.read_text().splitlines())
+def test_a_cell_without_a_twin_is_refused(
+    tmp_path: Path, robot: RunningController, capsys: pytest.CaptureFixture[str]
+) -> None:
     hardware = tmp_path / "hardware.yaml"
-    hardware.write_text(text.split("twin:\n")[0])
-    refused = run_controller(hardware, robot.host)
-    assert refused.returncode == 1
-    assert "no 'twin' section" in refused.stderr
-
-
-def test_shutdown_ends_the_process_and_removes_the_shared_state(tmp_path_factory: pytest.TempPathFactory) -> None:
-    running = RunningController(tmp_path_factory.mktemp("shutdown"), new_host())
-    assert running.cell.twin is not None
-    shared = Path(running.cell.twin.directory) / "world.bin"
-    assert shared.exists()
-    assert json.loads(json.dumps(running.lab.call("shutdown"))) == {}
-    assert running.process.wait(timeout=10.0) == 0
-    assert not shared.exists()
+    hardware.write_text(robot.cell_path.read_text().split("twin:\n")[0])
+    assert start_controller(["--cell", str(hardware), "--host", robot.host]) == 1
+    assert "no 'twin' section" in capsys.readouterr().err

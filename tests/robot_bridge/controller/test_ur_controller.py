@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from robot_bridge.arm_types import RobotMode, RuntimeState, SafetyMode
 from robot_bridge.twin.arm_control import PERIOD_S, Trapezoid
-from robot_bridge.twin.robot_modes import RobotMode, RuntimeState, SafetyMode
 from robot_bridge.twin.rtde_fields import InputRecipe
 from robot_bridge.twin.ur_controller import UrController
 from robot_bridge.twin.urscript import ScriptError

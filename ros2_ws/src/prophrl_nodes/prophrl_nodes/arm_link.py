@@ -10,7 +10,7 @@ from prophrl_interfaces.srv import OperatorVerb
 
 from prophrl_nodes import qos
 from prophrl_nodes.messages import to_nanoseconds
-from prophrl_nodes.node_base import ProphNode, Refused
+from prophrl_nodes.node_base import NoAnswer, ProphNode, Refused
 
 STATUS_TIMEOUT_S = 0.5
 """The arm node publishes its status at 20 Hz and on every change; longer silence means it is gone."""
@@ -97,7 +97,12 @@ class ArmLink:
         self._status, self._received_s = message, time.monotonic()
 
     async def _ask(self, verb: str, argument: str) -> str:
-        answer = await self._node.call(self._command, OperatorVerb.Request(verb=verb, argument=argument))
+        request = OperatorVerb.Request(verb=verb, argument=argument)
+        try:
+            answer = await self._node.call(self._command, request, timeout_s=2.0)
+        except NoAnswer:
+            # A server that was started a moment ago may lose its first answer; these verbs may be said twice.
+            answer = await self._node.call(self._command, request)
         if not answer.success:
             raise Refused(f"arm refused to {verb}: {answer.message}")
         return str(answer.message)

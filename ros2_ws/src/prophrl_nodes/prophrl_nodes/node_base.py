@@ -35,6 +35,10 @@ class Refused(Exception):
     """A verb that cannot be obeyed now; the message says why and what to do about it."""
 
 
+class NoAnswer(Refused):
+    """Another node took a request but did not answer in time; what became of it is unknown."""
+
+
 class ProphNode(LifecycleNode):
     """See the module's docstring. Keyword arguments beyond ``parameters`` and ``hardware_id`` go to rclpy's node."""
 
@@ -152,7 +156,8 @@ class ProphNode(LifecycleNode):
         """Ask another node and wait for its answer, without holding up our other callbacks.
 
         Raises:
-            Refused: nobody serves it, or no answer within ``timeout_s``.
+            Refused: nobody serves it.
+            NoAnswer: no answer within ``timeout_s``.
         """
         if not client.service_is_ready():
             raise Refused(f"nobody serves {client.srv_name}; start the node it belongs to and try again")
@@ -163,7 +168,7 @@ class ProphNode(LifecycleNode):
             if not answer.done():
                 client.remove_pending_request(answer)
                 answer.set_exception(
-                    Refused(f"{client.srv_name} did not answer within {timeout_s:g} s; is its node still alive?")
+                    NoAnswer(f"{client.srv_name} did not answer within {timeout_s:g} s; is its node still alive?")
                 )
 
         timeout = self.create_timer(timeout_s, give_up, callback_group=self.callbacks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -20,6 +21,8 @@ from prophrl_nodes.executors import make_executor, spin
 from prophrl_nodes.node_base import ProphNode
 from prophrl_nodes.parameters import ParameterError
 from robot_bridge.cell import CellError
+
+REPEATED_SIGNAL_S = 2.0
 
 
 class RosLogHandler(logging.Handler):
@@ -83,11 +86,18 @@ def _autostart(node: ProphNode) -> None:
 
 
 def _stop_on_signals(node: ProphNode) -> None:
-    """First signal: stop in order. Second signal: the default action, for a node that hangs."""
+    """Stop in order on the first signal; one that comes much later is for a node that hangs, and ends it at once.
+
+    A Ctrl-C in a terminal often arrives twice: from the terminal and from the launcher.
+    """
+    first_s: list[float] = []
 
     def on_signal(number: int, _frame: object) -> None:
+        first_s.append(time.monotonic())
         node.request_stop(signal.Signals(number).name)
-        signal.signal(number, signal.SIG_DFL)
+        if first_s[-1] - first_s[0] > REPEATED_SIGNAL_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)

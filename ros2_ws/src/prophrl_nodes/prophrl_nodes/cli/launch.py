@@ -33,6 +33,11 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--own-runner", action="store_true", help="use our runner even where ROS's launch is there")
 
 
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Options may stand anywhere among the assignments."""
+    return parser.parse_intermixed_args(words)
+
+
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl launch``."""
     if options.file is None:

@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     module.register(parser)
-    return _run(module.run, parser.parse_args(words[1:]))
+    parse = getattr(module, "parse", argparse.ArgumentParser.parse_args)
+    return _run(module.run, parse(parser, words[1:]))
 
 
 def _run(run: object, options: argparse.Namespace) -> int:

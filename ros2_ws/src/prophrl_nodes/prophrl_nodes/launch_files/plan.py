@@ -285,7 +285,11 @@ def join_namespaces(base: str | None, name: str | None) -> str | None:
 
 
 def split_words(template: Template, context: Context) -> list[str]:
-    """Split like a shell, with each substitution's text kept in one piece."""
+    """Split like a shell, with each substitution's text kept in one piece.
+
+    Raises:
+        LaunchError: a quote that is not closed before the next substitution, which ROS's launch refuses.
+    """
     held: dict[str, str] = {}
     text = ""
     for part in template:
@@ -295,11 +299,17 @@ def split_words(template: Template, context: Context) -> list[str]:
             text += mark
         else:
             text += part
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise LaunchError(f"cannot split {text!r} into words: {error}") from error
+            _check_quotes(part)
+    words = shlex.split(text)
     return [re.sub("\x00[0-9]+\x00", lambda match: held[match[0]], word) for word in words]
+
+
+def _check_quotes(text: str) -> None:
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        hint = "no quotes around substitutions, they are never split"
+        raise LaunchError(f"cannot split {text!r} into words: {error}; {hint}") from error
 
 
 def _from_yaml(name: str, text: str) -> Any:

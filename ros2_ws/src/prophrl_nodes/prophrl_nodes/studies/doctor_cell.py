@@ -92,7 +92,8 @@ def _camera(config: CellConfig) -> Finding:
         message = (done.stderr.strip().splitlines() or ["the camera process died"])[-1]
         return Finding("camera", "error", message, "stop other programs that use the camera, then ask again")
     name, serial, firmware, usb = json.loads(done.stdout)
-    message = f"{name} {serial}, firmware {firmware or 'unknown'}, delivers {config.camera.width}x{config.camera.height}"
+    size = f"{config.camera.width}x{config.camera.height}"
+    message = f"{name} {serial}, firmware {firmware or 'unknown'}, delivers {size}"
     if usb and not usb.startswith("3"):
         return Finding("camera", "error", f"{message}, but on USB {usb}", "use a USB 3 port and cable")
     return Finding("camera", "ok", message)

@@ -19,7 +19,7 @@ def examine_robot(config: CellConfig) -> Iterator[Finding]:
     rtde = _ask(host, 30004, _RTDE_VERSION_REQUEST, 4)
     if rtde is None or rtde[2:3] != b"V":
         said = "nothing answers" if rtde is None else "something that is no UR controller answers"
-        action = "controller on? cable? robot.host in the cell file? same subnet? RTDE allowed under Settings, Security?"
+        action = "controller on? cable? robot.host right? same subnet? RTDE allowed (Settings, Security, Services)?"
         yield Finding("robot", "error", f"{said} on RTDE at {host}:30004", action)
         return
     yield Finding("robot", "ok", f"a UR controller answers on RTDE at {host}")
