@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from prophrl_nodes.environment import ros_environment
 
 COLOR, DEPTH, JOINTS = "benchmark/color", "benchmark/depth", "benchmark/joints"
@@ -34,10 +33,9 @@ SIZES = {"the cell: 424x240 colour and depth, joints at 125 Hz": (424, 240, 125.
 def publish(width: int, height: int, joints_hz: float, seconds: float) -> dict[str, Any]:
     """Camera and arm in one process: how much was sent."""
     import rclpy
-    from sensor_msgs.msg import Image, JointState
-
     from prophrl_nodes.messages import to_stamp
     from prophrl_nodes.qos import IMAGE_SOURCE, STREAM
+    from sensor_msgs.msg import Image, JointState
 
     rclpy.init()
     node = rclpy.create_node("benchmark_devices")
@@ -74,13 +72,12 @@ def publish(width: int, height: int, joints_hz: float, seconds: float) -> dict[s
 def record(mode: str, folder: Path, seconds: float) -> dict[str, Any]:
     """One recorder process: processor time while messages came, and how many it kept."""
     import rclpy
-    from rclpy.serialization import serialize_message
-    from sensor_msgs.msg import Image, JointState
-
     from prophrl_nodes.executors import make_executor, spin
     from prophrl_nodes.qos import RECORD
     from prophrl_nodes.recorder.feeds import Arrival, TopicFeed
     from prophrl_nodes.recorder.writer import BagTopic, BagWriter
+    from rclpy.serialization import serialize_message
+    from sensor_msgs.msg import Image, JointState
 
     rclpy.init()
     node = rclpy.create_node(f"benchmark_{mode}")
@@ -145,17 +142,18 @@ def side_by_side(width: int, height: int, joints_hz: float, seconds: float, doma
 def sustained(folder: Path, megabytes: int, rounds: int) -> None:
     """What the writer takes per second: as recorded, compressed, and with every message decoded and encoded."""
     from mcap.writer import CompressionType
+    from prophrl_nodes.recorder.writer import BagWriter
     from rclpy.serialization import deserialize_message, serialize_message
     from sensor_msgs.msg import Image
 
-    from prophrl_nodes.recorder.writer import BagWriter
-
     rng = np.random.default_rng(0)
     picture = np.repeat(np.repeat(rng.integers(0, 255, (30, 53, 3), dtype=np.uint8), 8, axis=0), 8, axis=1)
-    noisy = picture + rng.integers(0, 6, picture.shape, dtype=np.uint8)  # compresses about as a camera image does
-    message = Image(height=240, width=424, encoding="rgb8", step=424 * 3)
-    message.data = array.array("B", noisy.tobytes())
-    data = serialize_message(message)
+    frames = []
+    for _ in range(32):  # more than zstd looks back over
+        noisy = picture + rng.integers(0, 6, picture.shape, dtype=np.uint8)
+        message = Image(height=240, width=424, encoding="rgb8", step=424 * 3)
+        message.data = array.array("B", noisy.tobytes())
+        frames.append(serialize_message(message))
     kinds: dict[str, tuple[CompressionType, Callable[[bytes], bytes]]] = {
         "raw": (CompressionType.NONE, lambda cdr: cdr),
         "deserialising": (CompressionType.NONE, lambda cdr: serialize_message(deserialize_message(cdr, Image))),
@@ -169,8 +167,8 @@ def sustained(folder: Path, megabytes: int, rounds: int) -> None:
             target.mkdir()
             writer = BagWriter(target, name, compression=compression)
             topic = writer.add_topic("/image", "sensor_msgs/msg/Image")
-            for k in range(megabytes * 1_000_000 // len(data)):
-                writer.write(topic, prepare(data), k + 1, k + 1, b"", k)
+            for k in range(megabytes * 1_000_000 // len(frames[0])):
+                writer.write(topic, prepare(frames[k % len(frames)]), k + 1, k + 1, b"", k)
             writer.close()  # on the disk, not only in the kernel
             speeds[name].append(megabytes / (time.perf_counter() - begin))
             shutil.rmtree(target)

@@ -4,7 +4,9 @@ Quirks of ur_rtde 1.6.5 handled here (measured against the genuine control scrip
 
 - Its constructors hold the interpreter lock, so a plain socket first finds out whether anybody answers.
 - ``reuploadScript`` leaves the last command in the controller's registers, where the fresh program finds and executes
-  it: the arm would drive to a servo target of before the stop. A new control interface clears them.
+  it: the arm would drive to a servo target of before the stop. Reconnecting clears them.
+- Destroying an interface holds the interpreter lock for half a second; ``disconnect`` and ``reconnect`` do not. So the
+  objects are kept as long as the arm.
 - The servo thread of its control program holds the last target for ever; the watchdog ends that.
 - ``unlockProtectiveStop`` exists on the dashboard only; ``getForwardKinematics(q)`` and ``getStepTime`` return stale
   registers and are not used.
@@ -77,12 +79,16 @@ class RtdeLink:
     # --- measuring ---
 
     def reconnect(self) -> None:
-        """Open the measuring connection; the control connection of before is dropped. Raises ControllerUnreachable."""
-        self._drop(control_only=False)
+        """Open the measuring connection; the control connection of before is closed. Raises ControllerUnreachable."""
         host = self._config.host
+        _disconnect(self._control)
+        _disconnect(self._receive)
         _knock(host, RTDE_PORT)
         try:
-            self._receive = RTDEReceiveInterface(host, MEASURE_RATE_HZ, MEASURED_FIELDS)
+            if self._receive is None:
+                self._receive = RTDEReceiveInterface(host, MEASURE_RATE_HZ, MEASURED_FIELDS)
+            elif not self._receive.reconnect():
+                raise RuntimeError("no data came")
         except RuntimeError as error:
             raise ControllerUnreachable(f"the controller at {host} refused its RTDE stream: {error}") from error
         self._heard_s = time.monotonic()
@@ -205,7 +211,6 @@ class RtdeLink:
             # Its servo thread may still hold a target; two movers would end the program.
             control.servoStop(STOP_DECELERATION_RADPS2)
         else:
-            self._drop(control_only=True)
             control = self._control = self._open_control()
         until_s = time.monotonic() + 6.0
         while not control.isProgramRunning():
@@ -223,7 +228,12 @@ class RtdeLink:
     def _open_control(self) -> RTDEControlInterface:
         host = self._config.host
         try:
-            return RTDEControlInterface(host, CONTROL_RATE_HZ, RTDEControlInterface.FLAG_UPLOAD_SCRIPT)
+            if self._control is None:
+                return RTDEControlInterface(host, CONTROL_RATE_HZ, RTDEControlInterface.FLAG_UPLOAD_SCRIPT)
+            _disconnect(self._control)
+            if not self._control.reconnect():
+                raise RuntimeError("it does not reconnect")
+            return self._control
         except RuntimeError as error:
             text = str(error)
             if "already in use" in text:
@@ -292,18 +302,9 @@ class RtdeLink:
         if self._control is not None and self.connected():
             with contextlib.suppress(RuntimeError):
                 self._control.stopScript()
-        self._drop(control_only=False)
-
-    def _drop(self, *, control_only: bool) -> None:
-        # Disconnecting from a controller that is gone raises; there is nothing left to save then.
-        if self._control is not None:
-            with contextlib.suppress(RuntimeError):
-                self._control.disconnect()
-            self._control = None
-        if self._receive is not None and not control_only:
-            with contextlib.suppress(RuntimeError):
-                self._receive.disconnect()
-            self._receive = None
+        _disconnect(self._control)
+        _disconnect(self._receive)
+        self._control = self._receive = None
 
 
 class UrArm:
@@ -417,6 +418,13 @@ class UrArm:
             ArmError: a person has to act first; the message says how.
         """
         self._loop.do(self._loop.recover, timeout_s)
+
+
+def _disconnect(interface: RTDEControlInterface | RTDEReceiveInterface | None) -> None:
+    # From a controller that is gone this raises; there is nothing left to end properly then.
+    if interface is not None:
+        with contextlib.suppress(RuntimeError):
+            interface.disconnect()
 
 
 def _safety_mode(dashboard: DashboardClient) -> SafetyMode:

@@ -80,7 +80,7 @@ class FastLane:
         self._targets_per_action(control_rate_hz)
         self.world = World(task_id, dh_deltas=dh_deltas, seed=seed)
         self.kinematics = Kinematics(tool=transform(self.robot.tcp_offset[:3]))
-        self.servo = ServoGenerator(self.kinematics, safety or SafetyConfig(), TIMESTEP_S)
+        self._safety = safety or SafetyConfig()
         self.joint_servo = JointServo(
             period_s=TIMESTEP_S, lookahead_s=self.robot.servo_lookahead_s, gain=self.robot.servo_gain
         )
@@ -115,7 +115,9 @@ class FastLane:
 
     def _begin_episode(self) -> None:
         q = self.world.q.tolist()
-        self.servo.disengage("new episode")
+        # A new generator: what the last episode taught about the arm's calibration must not colour this one.
+        self.servo = ServoGenerator(self.kinematics, self._safety, TIMESTEP_S)
+        self.servo.correction.observe(q, self.world.T_base_tcp)
         self.servo.seed(q)
         self.joint_servo.seed(q)
         self._setpoints = deque([q] * SETPOINT_DELAY_TICKS)
