@@ -15,7 +15,6 @@ import sys
 import time
 
 import numpy as np
-
 from prophrl_nodes.environment import ros_environment
 
 TOPIC = "benchmark/image"
@@ -25,11 +24,10 @@ RATE_HZ = 30.0
 def publish(mode: str, width: int, height: int, count: int) -> None:
     """Publisher process: one image each 1/30 s, built the plain way or ours."""
     import rclpy
-    from sensor_msgs.msg import Image
-
     from prophrl_nodes.images import ImageMessage
     from prophrl_nodes.messages import to_stamp
     from prophrl_nodes.qos import IMAGE_SOURCE
+    from sensor_msgs.msg import Image
 
     rclpy.init()
     node = rclpy.create_node("benchmark_publisher")
@@ -58,12 +56,12 @@ def publish(mode: str, width: int, height: int, count: int) -> None:
 def subscribe(mode: str, count: int) -> None:
     """Subscriber process: latency of each frame until its pixels can be read."""
     import rclpy
-    from sensor_msgs.msg import Image
-
-    from prophrl_models.data.cdr import parse_image
     from prophrl_nodes.executors import make_executor, spin
     from prophrl_nodes.messages import to_nanoseconds
     from prophrl_nodes.qos import IMAGE_LATEST
+    from sensor_msgs.msg import Image
+
+    from prophrl_models.data.cdr import parse_image
 
     rclpy.init()
     node = rclpy.create_node("benchmark_subscriber")

@@ -87,7 +87,7 @@ def trial_strip(marks: Sequence[Mark]) -> str:
             shape += _cross(x + 6.0, y - 7.0, 3.2)
         bars.append(_link(mark.href, label, f'<rect class="hit" x="{k * pitch}" width="20" height="{height}"/>{shape}'))
     base = height - foot + 0.5
-    total = max(len(marks), 1) * pitch
+    total = max(len(marks), 4) * pitch  # room for both words
     return _svg(
         total,
         height,

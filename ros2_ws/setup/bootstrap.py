@@ -59,7 +59,8 @@ def run(command: Sequence[str | Path], log: Path, *, env: dict[str, str] | None 
                 print(".", end="", flush=True)
     if code != 0:
         tail = "\n".join("    " + line for line in log.read_text(errors="replace").splitlines()[-15:])
-        raise SetupError(f"`{' '.join(str(part) for part in command[:6])} ...` ended with {code}:\n{tail}\n  log: {log}")
+        begin = " ".join(str(part) for part in command[:6])
+        raise SetupError(f"`{begin} ...` ended with {code}:\n{tail}\n  log: {log}")
 
 
 class Steps:
@@ -127,7 +128,8 @@ def install_system_packages() -> None:
     if shutil.which("apt-get") is None or not can_sudo:
         raise SetupError(
             f"these system packages are missing: {' '.join(missing)}\n"
-            f"  run: sudo {' '.join(command)}\n  and start again (other distributions: the packages of the same content)"
+            f"  run: sudo {' '.join(command)}\n"
+            "  and start again (other distributions: the packages of the same content)"
         )
     say(f"set-up: installing {' '.join(missing)}")
     log = Path(os.environ.get("TMPDIR", "/tmp")) / f"prophrl-apt-{os.getpid()}.log"

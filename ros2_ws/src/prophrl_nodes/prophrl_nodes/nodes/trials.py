@@ -8,6 +8,7 @@ was interrupted goes on after its last valid trial. On hardware a person places 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from dataclasses import asdict
@@ -137,7 +138,7 @@ class TrialsNode(ProphNode):
             outcome = self._run_one(request, self._stopping.is_set)
             if self._stopping.is_set():
                 return
-            log.append(_result(trial.trial_id, outcome, started_at))
+            log.append(_result(trial.trial_id, outcome, started_at, log.path.parent))
             void_in_a_row = 0 if outcome.valid else void_in_a_row + 1
             if void_in_a_row >= MAX_CONSECUTIVE_VOID:
                 self.request_stop(f"{void_in_a_row} trials in a row were void; the last: {outcome.stop_reason}", 1)
@@ -194,7 +195,8 @@ def _load_plan(path: str) -> TrialPlan:
     return plan
 
 
-def _result(trial_id: str, outcome: TrialOutcome, started_at: str) -> TrialResult:
+def _result(trial_id: str, outcome: TrialOutcome, started_at: str, folder: Path) -> TrialResult:
+    """The log's line; the bag's path is relative to the log, so that the folder can be moved."""
     return TrialResult(
         trial_id=trial_id,
         valid=outcome.valid,
@@ -202,7 +204,7 @@ def _result(trial_id: str, outcome: TrialOutcome, started_at: str) -> TrialResul
         stop_reason=outcome.stop_reason if outcome.success else f"{outcome.stop_reason}: {outcome.verdict.reason}",
         duration_s=outcome.duration_s,
         verdict=asdict(outcome.verdict),
-        bag=outcome.bag_path,
+        bag=os.path.relpath(outcome.bag_path, folder) if outcome.bag_path else "",
         timing={"wall_s": outcome.wall_s},
         started_at=started_at,
     )

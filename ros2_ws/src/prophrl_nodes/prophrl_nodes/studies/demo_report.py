@@ -33,7 +33,8 @@ def write_demo_report(folder: Path, task_id: str, timings_s: Mapping[str, float]
     media = {}
     for result in log.results:
         if result.bag:
-            media[result.trial_id] = trial_media(Path(result.bag), folder / "videos", result.trial_id, measured)
+            bag = folder / "trials" / result.bag
+            media[result.trial_id] = trial_media(bag, folder / "videos", result.trial_id, measured)
         if "wall_s" in result.timing and result.duration_s > 0:
             measured.add("wall seconds per robot second", result.timing["wall_s"] / result.duration_s)
     dataset = Dataset(folder / "dataset")

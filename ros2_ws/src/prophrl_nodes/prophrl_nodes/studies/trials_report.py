@@ -34,7 +34,7 @@ def write_trials_report(folder: Path) -> tuple[Path, list[PolicyOutcome]]:
     media: dict[str, TrialMedia] = {}
     for result in log.results:
         if result.bag:
-            media[result.trial_id] = trial_media(Path(result.bag), folder / "videos", result.trial_id, measured)
+            media[result.trial_id] = trial_media(folder / result.bag, folder / "videos", result.trial_id, measured)
     cards = cards_of(log, key, media, task.primary.name)
     best = outcomes[0].policy
     report = TrialReport(
