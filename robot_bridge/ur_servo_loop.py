@@ -141,6 +141,14 @@ class ServoLoop:
     # --- the thread ---
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            # Nobody commands the arm any more: its watchdog ends the program. Say so instead of dying quietly.
+            self._halt(f"the arm's driver failed ({type(error).__name__}: {error}); restart it")
+            raise
+
+    def _loop(self) -> None:
         tick = 0
         deadline_s = time.monotonic()
         while not self._closing.is_set() or self._servoing:

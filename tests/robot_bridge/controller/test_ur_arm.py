@@ -90,13 +90,13 @@ def test_it_follows_a_100_hz_stream_smoothly(arm: UrArm) -> None:
     def target(t: float) -> list[float]:
         return [0.12 * (1 - math.cos(1.2 * t)), *HOME_Q[1:3], HOME_Q[3] + 0.1 * math.sin(t), *HOME_Q[4:]]
 
-    errors = stream(arm, target, 3.0)
+    errors = stream(arm, target, 2.0)
     status = arm.status()
     assert status.state is ServoState.FOLLOWING
     assert status.refused == 0
     # 0.2 rad/s with lags of generator, servoj and arm below 0.2 s together, even on a busy machine.
     assert sorted(errors)[len(errors) // 2] < 0.04
-    assert arm.pace()["sent"] > 500
+    assert arm.pace()["sent"] > 300
 
 
 def test_it_holds_when_targets_stop_and_resumes_when_they_come_back(arm: UrArm) -> None:
