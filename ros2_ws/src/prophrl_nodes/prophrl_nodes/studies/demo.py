@@ -17,6 +17,8 @@ from prophrl_nodes.studies.stages import launch_command, run_stage
 from robot_bridge.twin.tasks import get_task, held_out_placements
 
 REPORT = "report.html"
+EXECUTE_LENGTH = 8
+"""Actions of each chunk that are executed before the policy looks again: 0.8 of its 2 s."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class Demo:
                 "cell": "twin",
                 "host": self.options.host,
                 "checkpoint": self.checkpoint,
+                "execute_length": EXECUTE_LENGTH,
                 "plan": plan_path,
                 "output": self.folder / "trials",
             },
