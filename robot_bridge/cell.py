@@ -77,7 +77,7 @@ class CameraConfig:
 class SafetyConfig:
     """Soft envelope; far inside the robot's own safety configuration, which stays the safety function."""
 
-    workspace_min_m: tuple[float, ...] = (-0.90, -0.45, 0.005)
+    workspace_min_m: tuple[float, ...] = (-0.90, -0.45, 0.016)
     workspace_max_m: tuple[float, ...] = (-0.35, 0.45, 0.60)
     tcp_speed_mps: float = 0.25
     tcp_rotation_speed_radps: float = 1.5

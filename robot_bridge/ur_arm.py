@@ -36,12 +36,11 @@ from robot_bridge.arm_types import (
     ControllerUnreachable,
     NotInRemoteControl,
     RobotMode,
-    RobotStopped,
-    SafetyMode,
 )
 from robot_bridge.cell import RobotConfig, SafetyConfig
 from robot_bridge.servo import ServoSnapshot
 from robot_bridge.ur_kinematics import Kinematics
+from robot_bridge.ur_ready import make_running
 from robot_bridge.ur_servo_loop import ServoLoop
 
 Array = NDArray[np.float64]
@@ -54,9 +53,6 @@ WATCHDOG_HZ = 2.5
 new setpoints servoj stays at the last one. A tighter watchdog would trip on a busy machine, not stop sooner."""
 SILENCE_S = 1.0
 """Measurements older than this mean that the connection is dead, before the client library notices (2.5 s)."""
-POWER_TIMEOUT_S = 40.0
-UNLOCK_TIMEOUT_S = 12.0
-"""A real controller refuses to unlock for 5 s after a protective stop."""
 STOP_DECELERATION_RADPS2 = 2.0
 MEASURED_FIELDS = [
     "timestamp", "actual_q", "actual_qd", "actual_TCP_pose", "actual_TCP_speed",
@@ -151,20 +147,9 @@ class RtdeLink:
         self._start_program()
 
     def _ready_robot(self) -> None:
-        """Through the dashboard: out of a protective stop, brakes released."""
         dashboard = self._open_dashboard()
         try:
-            if not dashboard.isInRemoteControl():
-                raise NotInRemoteControl(
-                    f"the robot at {self._config.host} is in local control; switch the pendant to Remote Control "
-                    "(icon at the top right) and try again"
-                )
-            self._leave_stop(dashboard)
-            self._power_on(dashboard)
-        except RuntimeError as error:
-            if isinstance(error, ArmError):
-                raise
-            raise ArmError(f"dashboard of {self._config.host}: {error}; check the pendant and recover") from error
+            make_running(dashboard, self._config.host)
         finally:
             with contextlib.suppress(RuntimeError):
                 dashboard.disconnect()
@@ -178,32 +163,6 @@ class RtdeLink:
         except RuntimeError as error:
             raise ControllerUnreachable(f"the dashboard at {host}:{DASHBOARD_PORT} does not answer: {error}") from error
         return dashboard
-
-    def _leave_stop(self, dashboard: DashboardClient) -> None:
-        mode = _safety_mode(dashboard)
-        if mode is SafetyMode.PROTECTIVE_STOP:
-            until_s = time.monotonic() + UNLOCK_TIMEOUT_S
-            dashboard.closeSafetyPopup()
-            while _safety_mode(dashboard) is SafetyMode.PROTECTIVE_STOP:
-                if time.monotonic() > until_s:
-                    raise RobotStopped("the controller does not unlock its protective stop; look at the pendant")
-                # It refuses during the first seconds; that refusal arrives as an exception.
-                with contextlib.suppress(RuntimeError):
-                    dashboard.unlockProtectiveStop()
-                time.sleep(0.1)
-        elif mode not in SAFE_MODES:
-            raise RobotStopped(REMEDIES.get(mode, f"safety mode {mode.name}"))
-
-    def _power_on(self, dashboard: DashboardClient) -> None:
-        until_s = time.monotonic() + POWER_TIMEOUT_S
-        while (mode := dashboard.robotmode().rsplit(":", 1)[-1].strip()) != "RUNNING":
-            if time.monotonic() > until_s:
-                raise ArmError(f"the arm stays in robot mode {mode} for {POWER_TIMEOUT_S:.0f} s; look at the pendant")
-            if mode == "POWER_OFF":
-                dashboard.powerOn()
-            elif mode == "IDLE":
-                dashboard.brakeRelease()
-            time.sleep(0.1)
 
     def _start_program(self) -> None:
         control = self._control
@@ -425,11 +384,6 @@ def _disconnect(interface: RTDEControlInterface | RTDEReceiveInterface | None) -
     if interface is not None:
         with contextlib.suppress(RuntimeError):
             interface.disconnect()
-
-
-def _safety_mode(dashboard: DashboardClient) -> SafetyMode:
-    name = dashboard.safetystatus().rsplit(":", 1)[-1].strip()
-    return SafetyMode[name] if name in SafetyMode.__members__ else SafetyMode.FAULT
 
 
 def _knock(host: str, port: int) -> None:

@@ -73,7 +73,9 @@ class EpisodeRows:
     sampling_T: NDArray[np.float32]
 
 
-def resting(state_T7: NDArray[np.float32], command_T: Array, rate_hz: float, options: FrameOptions) -> NDArray[np.bool_]:
+def resting(
+    state_T7: NDArray[np.float32], command_T: Array, rate_hz: float, options: FrameOptions
+) -> NDArray[np.bool_]:
     """Frames [T] that lie in some window in which the hand goes nowhere and the gripper neither moves nor is told to.
 
     Net displacement over a window is compared, not one step's: a human hand that rests still trembles by a millimetre.
@@ -85,8 +87,9 @@ def resting(state_T7: NDArray[np.float32], command_T: Array, rate_hz: float, opt
         span = slice(first, first + window + 1)
         moved_m = np.linalg.norm(state_T7[span, :3] - state_T7[first, :3], axis=1).max()
         turned_rad = np.abs(wrap_angle(state_T7[span, 3:6] - state_T7[first, 3:6])).max()
-        grip = max(np.ptp(state_T7[span, 6]), np.ptp(command_T[span]))
-        if moved_m < options.rest_speed_mps * elapsed_s and turned_rad < options.rest_turn_radps * elapsed_s and grip < 0.02:
+        gripped = max(float(np.ptp(state_T7[span, 6])), float(np.ptp(command_T[span])))
+        slow = moved_m < options.rest_speed_mps * elapsed_s and turned_rad < options.rest_turn_radps * elapsed_s
+        if slow and gripped < 0.02:
             rests[span] = True
     return rests
 

@@ -58,6 +58,8 @@ class RunningController:
         self.start()
 
     def start(self) -> None:
+        with socket.socket() as probe:
+            assert probe.connect_ex((self.host, self.lab.port)) != 0, f"a controller already runs on {self.host}"
         command = [sys.executable, "-m", "robot_bridge.twin.controller", "--cell", str(self.cell_path)]
         self.process = subprocess.Popen([*command, "--host", self.host], stderr=subprocess.PIPE, text=True)
         wait_for(self._answers, "the controller's lab port", 30.0)

@@ -153,6 +153,10 @@ def test_a_discarded_episode_is_kept_elsewhere(recorder: Recorder) -> None:
     recorder.start()
     handle = recorder.record()
     recorder.graph.until(lambda: recorder.recorded() > 10, "some messages")
+    misspelt = recorder.finish(outcome="succes")
+    assert not misspelt.success and "choose one of success, failure, unknown" in misspelt.message
+    before = recorder.recorded()
+    recorder.graph.until(lambda: recorder.recorded() > before > 0, "the recording to go on after a misspelt verdict")
     response = recorder.finish(accept=False, outcome="failure", note="dropped it")
     assert Path(response.bag_path).parent == recorder.bags / "discarded"
     assert recorder.result(handle).outcome == "failure"

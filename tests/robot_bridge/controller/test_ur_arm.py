@@ -271,7 +271,7 @@ def test_a_dead_program_is_noticed_and_restarted(arm: UrArm, robot: RunningContr
 
 def test_a_frozen_controller_stops_the_arm_and_is_heard_again(arm: UrArm, robot: RunningController) -> None:
     arm.engage("teleop")
-    robot.lab.fault("freeze", 2.0)
+    robot.lab.fault("freeze", 1.6)
     wait_for(lambda: "no data from the controller" in arm.trouble, "the driver to notice")
     with pytest.raises(ArmError, match="old"):
         arm.measured()

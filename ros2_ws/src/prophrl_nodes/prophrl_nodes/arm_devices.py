@@ -85,6 +85,8 @@ class ArmDevices:
                     arm = UrArm(self._cell.robot, self._cell.safety)
                     arm.connect()
                     self._arm = arm
+                    if arm.trouble:  # a stop that was there before us: recovering is a person's decision
+                        raise ArmError(arm.trouble)
                 else:
                     self._arm.recover()
             except ArmError as error:

@@ -168,8 +168,7 @@ class EpisodeStore:
         return self._file(folder, DISCARDED, outcome, note)
 
     def _file(self, folder: EpisodeFolder, under: str, outcome: str, note: str) -> Path:
-        if outcome not in OUTCOMES:
-            raise EpisodeError(f"unknown outcome {outcome!r}; choose one of {', '.join(OUTCOMES)}")
+        check_outcome(outcome)
         target = self.root / under / folder.path.name
         if target.exists():
             raise EpisodeError(f"{target} exists already; move it away first, the episode stays in {folder.path}")
@@ -181,6 +180,16 @@ class EpisodeStore:
         sync_folder(folder.path.parent)
         folder.path = target
         return target
+
+
+def check_outcome(outcome: str) -> None:
+    """Refuse an outcome that does not exist.
+
+    Raises:
+        EpisodeError: names the outcome and the valid ones.
+    """
+    if outcome not in OUTCOMES:
+        raise EpisodeError(f"unknown outcome {outcome!r}; choose one of {', '.join(OUTCOMES)}")
 
 
 def open_episode(path: Path) -> EpisodeFolder:

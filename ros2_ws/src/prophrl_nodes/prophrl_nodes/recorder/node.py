@@ -21,7 +21,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.task import Future
 
 from prophrl_nodes.qos import STATE
-from prophrl_nodes.recorder.episode import EpisodeError, EpisodeInfo, EpisodeStore
+from prophrl_nodes.recorder.episode import EpisodeError, EpisodeInfo, EpisodeStore, check_outcome
 from prophrl_nodes.recorder.feeds import Arrival, TopicFeed
 from prophrl_nodes.recorder.parameters import PARAMETERS
 from prophrl_nodes.recorder.recording import Recording
@@ -259,14 +259,16 @@ class RecorderNode(ProphNode):
     async def _file(self, request: Any) -> Path:
         if self._busy:
             raise Refused("an episode is just being started or saved; try again in a moment")
+        check_outcome(request.outcome or "unknown")  # a misspelt verdict must not end the recording
         recording, self._recording = self._recording, None
         if recording is None and self._undecided is None:
             raise Refused("no episode is being recorded, and the last one is already filed")
         self._busy = True
         try:
             if recording is not None:
+                self._closing = recording
                 await self.in_thread(lambda: recording.close("finished by the operator", self._feeds))
-                self._undecided = recording
+                self._closing, self._undecided = None, recording
             undecided = self._undecided
             assert undecided is not None
             if undecided.writer.failure:
