@@ -53,7 +53,7 @@ def reach(square_xy: Sequence[float], number: int = 0, pause: int = 0) -> Episod
     """One demonstration: 14 steps down to the square, ``pause`` steps of rest, close, 6 steps up."""
     start, above = np.array([-0.65, 0.0, 0.35]), np.array([*square_xy, 0.02])
     down = [start + (above - start) * (3 * f**2 - 2 * f**3) for f in np.linspace(0, 1, 15)]
-    up = [above + [0, 0, 0.02 * k] for k in range(1, 7)]
+    up = [above + np.array([0.0, 0.0, 0.02 * k]) for k in range(1, 7)]
     positions = [*down, *[above] * pause, *[above] * 4, *up]
     command = [1.0] * (len(down) + pause) + [0.0] * (4 + len(up))
     measured = [1.0] * (len(down) + pause) + [0.8, 0.6, 0.4, 0.4] + [0.4] * len(up)
@@ -72,7 +72,7 @@ def reach(square_xy: Sequence[float], number: int = 0, pause: int = 0) -> Episod
         state_T7=states[:-1],
         action_T7=action,
         stamp_ns_T=stamps[:-1],
-        source_stamp_ns_T={name: stamps[:-1] for name in ("color", "tcp_pose", "gripper")},
+        source_stamp_ns_T=dict.fromkeys(("color", "tcp_pose", "gripper"), stamps[:-1]),
         valid_T=np.ones(steps, dtype=bool),
         moving_T=np.ones(steps, dtype=bool),
         final=Observation(images[-1], states[-1], INSTRUCTION, int(stamps[-1])),

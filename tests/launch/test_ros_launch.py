@@ -13,6 +13,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("launch_ros", reason="ROS's own launch is not installed beside the wheels")
@@ -149,15 +150,18 @@ def test_ros_launch_reads_our_files_and_declares_the_same_arguments(path: Path) 
 
 
 def test_a_file_that_our_parser_plans_is_stopped_by_ctrl_c_under_ros_launch_too(folder: Path) -> None:
-    (folder / "sleep.launch.yaml").write_text("launch: [{executable: {cmd: sleep 60, output: screen}}]")
+    text = "launch: [{executable: {cmd: sh -c 'echo up $$; exec sleep 60', output: screen}}]"
+    (folder / "sleep.launch.yaml").write_text(text)
     assert len(make_plan(read_launch_file(folder / "sleep.launch.yaml"), {}).processes) == 1
     command = [sys.executable, "-m", "prophrl_nodes.cli.main", "launch", "sleep.launch.yaml"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     deadline_s = time.monotonic() + 30.0
     for line in process.stdout:
-        if "process started" in line or time.monotonic() > deadline_s:
+        if "up " in line or time.monotonic() > deadline_s:
             break
+    child = int(line.split()[-1])
+    assert psutil.pid_exists(child)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30.0)
-    assert process.returncode is not None
+    assert not psutil.pid_exists(child)
