@@ -242,6 +242,16 @@ class FlowPolicy(nn.Module, ABC):
         )
         return self.spec.action_scaling.restore(trace.actions_BCD), trace
 
+    @torch.no_grad()
+    def act(self, obs: ObservationBatch) -> Tensor:
+        """Chunks to execute [B, CH, D] in environment units: the ODE from zero noise, so the same input moves alike.
+
+        Zero is the likeliest noise; where actions have one mode the chunk is close to their mean.
+        """
+        cond = self.encode(obs)
+        noise = torch.zeros_like(self.draw_noise(len(obs)))
+        return self.sample_actions(cond, noise)[0]
+
     def log_prob(self, obs: ObservationBatch | Cond, trace: flow.Trace) -> Tensor:
         """Log-density [B, K, CH, D] of a stored trace under the current parameters, differentiable.
 

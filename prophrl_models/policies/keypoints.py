@@ -15,9 +15,9 @@ from torch import Tensor, nn
 class ConvBlock(nn.Module):
     """Residual 3x3 convolution, modulated channel-wise by the instruction."""
 
-    def __init__(self, channels: int, dilation: int, text_width: int) -> None:
+    def __init__(self, channels: int, text_width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.film = nn.Linear(text_width, 2 * channels)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
@@ -28,28 +28,42 @@ class ConvBlock(nn.Module):
 
 
 class ImageTrunk(nn.Module):
-    """Images [B, 3, H, W] (zero-centred, H and W divisible by 4) to features.
+    """Images [B, 3, H, W] (zero-centred, H and W divisible by 8) to features.
 
-    Returns fine features [B, channels, H/2, W/2] and a summary of the whole image [B, 2 coarse_channels].
+    Most of the depth sits on small grids, where it is cheap and sees far (a cube between fingers looks like a cube on
+    the table until one sees the fingers); the fine grid adds where exactly.
+
+    Returns fine features [B, channels, H/2, W/2] and a summary of the whole image [B, ``summary_channels``].
     """
 
-    def __init__(self, channels: int, coarse_channels: int, text_width: int) -> None:
+    def __init__(self, channels: int, text_width: int) -> None:
         super().__init__()
+        middle, coarse = 3 * channels // 2, 2 * channels
+        self.summary_channels = 2 * coarse
         self.stem = nn.Conv2d(3, channels, 5, stride=2, padding=2)
-        self.down = nn.Conv2d(channels, coarse_channels, 3, stride=2, padding=1)
-        self.blocks = nn.ModuleList(ConvBlock(coarse_channels, dilation, text_width) for dilation in (1, 2, 4))
-        self.up = nn.Conv2d(coarse_channels, channels, 1)
-        self.last = ConvBlock(channels, 1, text_width)
+        self.to_middle = nn.Conv2d(channels, middle, 3, stride=2, padding=1)
+        self.middle = ConvBlock(middle, text_width)
+        self.to_coarse = nn.Conv2d(middle, coarse, 3, stride=2, padding=1)
+        self.coarse = nn.ModuleList(ConvBlock(coarse, text_width) for _ in range(2))
+        self.from_coarse = nn.Conv2d(coarse, middle, 1)
+        self.from_middle = nn.Conv2d(middle, channels, 1)
+        self.fine = ConvBlock(channels, text_width)
 
     def forward(self, image_B3HW: Tensor, text_BE: Tensor) -> tuple[Tensor, Tensor]:
         fine = F.relu(self.stem(image_B3HW))
-        coarse = F.relu(self.down(fine))
-        for block in self.blocks:
+        middle = self.middle(F.relu(self.to_middle(fine)), text_BE)
+        coarse = F.relu(self.to_coarse(middle))
+        for block in self.coarse:
             coarse = block(coarse, text_BE)
-        up = F.interpolate(self.up(coarse), fine.shape[2:], mode="bilinear", align_corners=False)
+        middle = middle + _enlarge(self.from_coarse(coarse), middle)
+        fine = self.fine(fine + _enlarge(self.from_middle(middle), fine), text_BE)
         coarse = coarse.float()
-        context = torch.cat([coarse.mean(dim=(2, 3)), coarse.amax(dim=(2, 3))], 1)  # how much of it, is there any
-        return self.last(fine + up, text_BE), context
+        # How much of something there is, and whether there is any.
+        return fine, torch.cat([coarse.mean(dim=(2, 3)), coarse.amax(dim=(2, 3))], 1)
+
+
+def _enlarge(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
 
 
 def cell_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:

@@ -40,8 +40,8 @@ class TinyConfig:
 
     Attributes:
         maps: free keypoints M beside the waypoint's.
-        channels, coarse_channels: widths of the convolutional trunk.
-        width, depth, heads, spread: flow head.
+        channels: width of the convolutional trunk's finest level.
+        width, depth, heads, mlp_ratio, spread: flow head.
         cond_width: width of condition tokens.
         waypoint_weight: weight of the auxiliary waypoint loss.
         reference_euler: orientation [3] rad about which rotations are small; the demonstrations' typical one.
@@ -50,10 +50,10 @@ class TinyConfig:
 
     maps: int = 8
     channels: int = 32
-    coarse_channels: int = 48
     width: int = 96
     depth: int = 2
     heads: int = 4
+    mlp_ratio: int = 2
     spread: float = 0.4
     cond_width: int = 128
     waypoint_weight: float = 1.0
@@ -77,15 +77,17 @@ class TinyPolicy(FlowPolicy):
         c = self.tiny = config or TinyConfig()
         self.camera = CameraRays(spec.image_width, spec.image_height)
         self.words = WordEncoder(c.cond_width)
-        self.trunk = ImageTrunk(c.channels, c.coarse_channels, c.cond_width)
-        self.to_maps = nn.Conv2d(c.channels, c.maps, 1)
-        situation = c.cond_width + 7 + 2 * c.coarse_channels
+        self.trunk = ImageTrunk(c.channels, c.cond_width)
+        self.map_queries = nn.Parameter(c.channels**-0.5 * torch.randn(c.maps, c.channels))
+        situation = c.cond_width + 7 + self.trunk.summary_channels
         self.query = _mlp(situation, 64, c.channels)
         self.waypoint = _mlp(situation + c.channels, 64, 5)
         self.summary = _mlp(situation + 13 + c.channels, 2 * c.cond_width, c.cond_width)
         self.keypoint_token = nn.Linear(c.channels + 2, c.cond_width)
         self.keypoint_name = nn.Parameter(0.02 * torch.randn(1, c.maps, c.cond_width))
-        self.head = FlowHead(spec.action_dim, spec.chunk, c.cond_width, c.width, c.depth, c.heads, spread=c.spread)
+        self.head = FlowHead(
+            spec.action_dim, spec.chunk, c.cond_width, c.width, c.depth, c.heads, c.mlp_ratio, c.spread
+        )
 
     def config(self) -> dict[str, object]:
         return asdict(self.tiny)
@@ -110,20 +112,24 @@ class TinyPolicy(FlowPolicy):
         image = inputs.image.contiguous(memory_format=torch.channels_last).float()
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.tiny.bf16):
             features, context = self.trunk((image - 112.0) / 64.0, text)
-            maps = self.to_maps(features).float().flatten(2)  # [B, M, N]
         height, width = features.shape[2:]
-        features = features.float().permute(0, 2, 3, 1).flatten(1, 2)  # [B, N, C]; the memory is laid out so already
+        features = features.permute(0, 2, 3, 1).flatten(1, 2).float()  # [B, N, C]; the memory is laid out so already
         situation = torch.cat([text, self.to_units(inputs.state_B7), context], 1)
 
-        logits = (features @ self.query(situation)[:, :, None]).squeeze(2)
-        position, weight = peak_position(logits.softmax(1), height, width, PEAK_RADIUS)
-        seen = (weight[:, None] @ features).squeeze(1)
+        # The waypoint's query depends on the situation, those of the free keypoints do not; read all at once.
+        free = self.map_queries.expand(len(text), -1, -1)
+        queries = torch.cat([self.query(situation)[:, None], free], 1)  # [B, 1 + M, C]
+        logits = (features @ queries.transpose(1, 2)).transpose(1, 2)  # [B, 1 + M, N]
+        maps = logits.softmax(2)
+        position, weight = peak_position(maps[:, 0], height, width, PEAK_RADIUS)
+        attention = torch.cat([weight[:, None], maps[:, 1:]], 1)
+        read = attention @ features
+        seen = read[:, 0]
         rest = self.waypoint(torch.cat([situation, seen], 1))  # height, rotation vector, opening logit
         z_m = rest[:, 0] * UNIT_M + self.spec.state_scaling.offset[2]
         point = self.to_units(torch.cat([self.camera.at_height(position, z_m), inputs.state_B7[:, 3:]], 1))[:, :3]
-
-        attention = maps.softmax(2)
-        places = torch.cat([attention @ features, attention @ cell_centres(height, width, image.device)], 2)
+        keypoints = maps[:, 1:] @ cell_centres(height, width, image.device)
+        places = torch.cat([read[:, 1:], keypoints], 2)
         return {
             "text": text,
             "context": context,
@@ -131,7 +137,7 @@ class TinyPolicy(FlowPolicy):
             "places": places,
             "waypoint": torch.cat([point, rest[:, 1:4]], 1),
             "waypoint_opening": rest[:, 4],
-            "waypoint_logits": logits,
+            "waypoint_logits": logits[:, 0],
         }
 
     def condition(self, state_B7: Tensor, percept: dict[str, Tensor]) -> Cond:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from calibration.poses import ActionConvention
@@ -173,7 +174,7 @@ def read_checkpoint(folder: str | Path) -> CheckpointFiles:
         str(_field(config, "kind", folder / CONFIG)),
         _field(config, "architecture", folder / CONFIG),
         _spec(_field(config, "spec", folder / CONFIG), folder / CONFIG),
-        load_file(folder / WEIGHTS),
+        _weights(folder / WEIGHTS),
         normalisation,
         provenance,
     )
@@ -197,6 +198,13 @@ def _spec(raw: Mapping[str, Any], path: Path) -> PolicySpec:
         return PolicySpec(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: spec cannot be used: {error!r}") from error
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}; train the policy again") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

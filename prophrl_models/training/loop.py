@@ -36,7 +36,7 @@ class LoopOptions:
         log_every, save_every: steps between log lines and between resume files (0: none).
     """
 
-    steps: int = 1000
+    steps: int = 1200
     learning_rate: float = 1.5e-3
     warmup: int = 50
     weight_decay: float = 0.01

@@ -22,6 +22,7 @@ import yaml
 from torch import Tensor
 
 from calibration.camera import PinholeCamera
+from calibration.poses import ActionConvention
 from calibration.storage import load_camera
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.image import policy_camera
@@ -62,7 +63,7 @@ class SftConfig:
         loop, frames, augment, tiny: see there. ``tiny.reference_euler`` is fitted to the data.
     """
 
-    batch_size: int = 32
+    batch_size: int = 16
     noise_samples: int = 4
     cumulative_weight: float = 0.05
     num_steps: int = 10
@@ -120,6 +121,8 @@ def train_policy(
         camera = dataset_camera(dataset)
     if config.threads:
         torch.set_num_threads(config.threads)
+    if dataset.convention is ActionConvention.LOCAL_FRAME_DELTA and config.augment.position_m > 0.0:
+        raise TrainingError("augment.position_m displaces hands in the base frame, local deltas need 0; set it to 0")
     rows = dataset_rows(dataset, config.frames)
     policy = build_policy(dataset, rows, config, camera)
     training_set = build_training_set(dataset, rows, policy)

@@ -7,6 +7,8 @@ is moved aside, never overwritten.
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 import webbrowser
 from dataclasses import dataclass
@@ -167,6 +169,8 @@ def _fresh_folder(folder: Path) -> Path:
 def run(options: DemoOptions) -> Path:
     """Run the demo and say what came out."""
     started = time.monotonic()
+    # A plain SIGTERM would leave the launch of the present stage running without us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print(f"prophrl demo: {options.task} on the digital twin, in {options.output}")
     report = Demo(options).run()
     print(f"done in {(time.monotonic() - started) / 60:.1f} minutes: {report}")
