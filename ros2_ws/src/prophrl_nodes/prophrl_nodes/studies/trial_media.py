@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,5 +85,5 @@ def _measure(bag: Bag, message: BagMessage, measured: Measurements) -> None:
         stamp_ns = said.header.stamp.sec * 1_000_000_000 + said.header.stamp.nanosec
         measured.add("policy inference", float(said.inference_s))
         measured.add("observation to chunk", (message.log_time_ns - stamp_ns) * 1e-9)
-    elif message.topic == SERVO and said.state == 1:  # FOLLOWING: otherwise nobody is expected to send targets
+    elif said.state == 1 and math.isfinite(said.target_age_s):  # FOLLOWING: otherwise nobody is expected to send
         measured.add("age of the arm's target", float(said.target_age_s))
