@@ -167,7 +167,7 @@ class WorldStateReader:
             if time.monotonic() > deadline:
                 what = "holds no state yet" if before == 0 else "stays half written: its writer died"
                 raise SharedStateError(f"{self.path} {what}; restart the lab")
-            time.sleep(0.0 if before % 2 else 0.001)
+            time.sleep(0.0 if before else 0.001)
 
     def _decode(self, record: Any) -> WorldState:
         if int(record["magic"]) != _MAGIC:
