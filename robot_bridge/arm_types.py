@@ -63,6 +63,7 @@ REMEDIES = {
     SafetyMode.VIOLATION: "safety violation; restart safety on the pendant, then recover",
     SafetyMode.FAULT: "safety fault; restart safety on the pendant, then recover",
 }
+PROGRAM_ENDED = "the control program has ended (stopped on the pendant, watchdog or error); recover starts it again"
 
 
 class ArmError(RuntimeError):

@@ -33,7 +33,7 @@ class RobotConfig:
     payload_kg: float = 1.0
     payload_cog_m: tuple[float, ...] = (0.0, 0.0, 0.06)
     servo_rate_hz: float = 500.0
-    servo_lookahead_s: float = 0.05
+    servo_lookahead_s: float = 0.03
     servo_gain: float = 600.0
 
 
@@ -47,6 +47,8 @@ class GripperConfig:
     closed_count: int = 228
     speed: int = 255
     force: int = 120
+    calibration_file: str = ""
+    """Measured counts, written by the gripper's calibration; they replace the two above."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,9 @@ class SafetyConfig:
     tcp_rotation_speed_radps: float = 1.5
     joint_speed_radps: float = 1.2
     joint_acceleration_radps2: float = 6.0
+    hold_deceleration_radps2: float = 12.0
     jump_rad: float = 0.5
-    stale_s: float = 0.1
+    stale_s: float = 0.06
     engage_difference_rad: float = 0.2
 
 
@@ -99,6 +102,8 @@ class TwinConfig:
     seed: int = 0
     dh_deltas: bool = True
     leader_baud_timing: bool = True
+    leader_seed: int = 0
+    """0: the leader's servos sit on their marks; else secret offsets and directions, to be calibrated."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ class SafetyEnvelope:
         for name in ("tcp_speed_mps", "tcp_rotation_speed_radps", "joint_speed_radps", "joint_acceleration_radps2"):
             if not 0.0 < getattr(config, name) < math.inf:
                 raise ValueError(f"safety.{name} must be a positive number, got {getattr(config, name)}")
+        if not config.joint_acceleration_radps2 <= config.hold_deceleration_radps2 < math.inf:
+            raise ValueError(
+                f"safety.hold_deceleration_radps2 {config.hold_deceleration_radps2} must be at least "
+                f"joint_acceleration_radps2 {config.joint_acceleration_radps2}: the arm must stop as well as it starts"
+            )
         self._position_limits = tuple(limit - POSITION_MARGIN_RAD for limit in JOINT_POSITION_LIMITS_RAD)
 
     # --- targets -------------------------------------------------------------------------------------------------
@@ -133,9 +138,12 @@ class SafetyEnvelope:
     # --- motion --------------------------------------------------------------------------------------------------
 
     def brake(self, v: list[float], period_s: float) -> list[float]:
-        """Velocity after one period of braking all joints together at the acceleration limit, down to exactly 0."""
+        """Velocity after one period of braking all joints together, down to exactly 0.
+
+        The fastest joint loses speed at ``hold_deceleration_radps2``: stopping may be harder than any tracked motion.
+        """
         fastest = max(map(abs, v))
-        loss = self.config.joint_acceleration_radps2 * period_s
+        loss = self.config.hold_deceleration_radps2 * period_s
         if fastest <= loss:
             return [0.0] * 6
         keep = 1.0 - loss / fastest

@@ -27,7 +27,7 @@ from robot_bridge.ur_kinematics import Kinematics
 
 Array = NDArray[np.float64]
 
-HOLD_COMPLETE_S = 0.045
+HOLD_COMPLETE_S = 0.03
 """The arm stands this long after a target went stale: an ageing target lowers the speed it may still command."""
 
 
@@ -233,18 +233,22 @@ class ServoGenerator:
 
     def _follow(self) -> None:
         wanted = self._tracker.wanted_velocity(self._q, self._v)
-        # Slow down while a target ages, so that the hold is complete soon after it has gone stale.
-        left_s = self.config.stale_s + HOLD_COMPLETE_S - self._age_s
-        allowed = self.config.joint_acceleration_radps2 * max(0.0, left_s)
-        fastest = max(map(abs, wanted))
-        if self._age_s > 0.4 * self.config.stale_s and fastest > allowed:
-            wanted = [value * allowed / fastest for value in wanted]
+        if self._must_brake():
+            self._v = self.envelope.brake(self._v, self.period_s)
+            self._advance()
+            return
         self._v, rows, limited = self.envelope.limit(self._q, self._v, wanted, self._rows, self.period_s)
         if limited and not self._target_counted:
             self._target_counted = True
             self._clamped += 1
         self._q = [angle + speed * self.period_s for angle, speed in zip(self._q, self._v, strict=True)]
         self._rows = rows
+
+    def _must_brake(self) -> bool:
+        """Slow down while a target ages, so that the hold is complete soon after it has gone stale."""
+        left_s = self.config.stale_s + HOLD_COMPLETE_S - self._age_s
+        allowed = self.config.hold_deceleration_radps2 * max(0.0, left_s)
+        return self._age_s > 0.4 * self.config.stale_s and max(map(abs, self._v)) > allowed
 
     def _advance(self) -> None:
         self._q = [angle + speed * self.period_s for angle, speed in zip(self._q, self._v, strict=True)]

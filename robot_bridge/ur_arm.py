@@ -28,6 +28,7 @@ from rtde_receive import RTDEReceiveInterface
 
 from calibration.poses import from_ur, to_ur
 from robot_bridge.arm_types import (
+    PROGRAM_ENDED,
     REMEDIES,
     SAFE_MODES,
     ArmError,
@@ -133,7 +134,7 @@ class RtdeLink:
         if robot_mode != RobotMode.RUNNING:
             return f"the arm is not running (robot mode {robot_mode}); recover powers it on"
         if self._control is None or not self._control.isConnected() or not self._control.isProgramRunning():
-            return "the control program has ended (stopped on the pendant, watchdog or error); recover starts it again"
+            return PROGRAM_ENDED
         return ""
 
     # --- getting ready ---

@@ -23,7 +23,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 import numpy as np
 
-from robot_bridge.arm_types import ArmError, ArmLink, ArmState, MoveFailed, PaceMeter
+from robot_bridge.arm_types import PROGRAM_ENDED, ArmError, ArmLink, ArmState, MoveFailed, PaceMeter
 from robot_bridge.cell import RobotConfig, SafetyConfig
 from robot_bridge.servo import ServoGenerator, ServoState
 from robot_bridge.ur_kinematics import Kinematics
@@ -220,7 +220,10 @@ class ServoLoop:
     def _halt(self, reason: str) -> None:
         """The robot stopped, or cannot be commanded: stop the generator and forget servo mode."""
         with self.lock:
-            if self.generator.status().state is not ServoState.STOPPED:
+            status = self.generator.status()
+            # The program's end is seen a packet before the safety stop that ended it: the cause replaces its effect.
+            explained = status.reason == PROGRAM_ENDED != reason
+            if status.state is not ServoState.STOPPED or explained:
                 self.generator.stop(reason)
                 logger.warning("arm stopped: %s", reason)
         self._trouble = reason

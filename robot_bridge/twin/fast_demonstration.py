@@ -72,7 +72,7 @@ def record_demonstration(
     openings: list[float] = []
     phases: list[str] = []
     every = round(1.0 / (lane.control_rate_hz * TIMESTEP_S))
-    while not operator.done and lane.time_s < lane.world.task.max_duration_s + TAIL_S:
+    while not operator.done and not lane.protective_stop and lane.time_s < lane.world.task.max_duration_s + TAIL_S:
         if lane.world.tick % every == 0:
             steps.append(lane.observe())
             openings.append(lane.opening_target)
@@ -95,8 +95,8 @@ def record_demonstration(
         "phase_T": np.array(phases),
         "success": report.success,
         "reason": report.reason,
-        "outcome": operator.outcome,
-        "gave_up": operator.gave_up,
+        "outcome": lane.protective_stop or operator.outcome,
+        "gave_up": operator.gave_up or bool(lane.protective_stop),
         "attempts": operator.attempts,
         "placement": placement.to_json(),
         "clamped": servo.clamped,

@@ -22,6 +22,7 @@ from robot_bridge.twin.render import Renderer
 from robot_bridge.twin.scenes import TIMESTEP_S
 from robot_bridge.twin.success import SuccessReport
 from robot_bridge.twin.tasks import Placement
+from robot_bridge.twin.ur_controller import COLLISION_FORCE_N
 from robot_bridge.twin.world import World
 from robot_bridge.ur_kinematics import Kinematics
 
@@ -37,6 +38,7 @@ GRIPPER_DELAY_TICKS = 10
 CORRECTION_TICKS = 50
 """The arm's calibration is observed ten times a second."""
 LOG_TICKS = 10
+_STOP_DECELERATION_RADPS2 = 20.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ class FastLane:
         self._openings = deque([1.0] * GRIPPER_DELAY_TICKS)
         self._T_last = self.world.T_base_tcp
         self._log.clear()
+        self.protective_stop = ""
+        """Why the controller stopped the arm in this episode; empty while it has not. Only ``reset`` leads out."""
 
     @property
     def time_s(self) -> float:
@@ -174,6 +178,9 @@ class FastLane:
         poses = np.asarray(T_N44, dtype=np.float64).reshape(-1, 4, 4)
         openings = np.broadcast_to(np.asarray(opening_N, dtype=np.float64), len(poses))
         per_action = self._targets_per_action(rate_hz)
+        if self.protective_stop:
+            self.run(len(poses) * per_action * TARGET_TICKS)
+            return self.observe()
         self.engage("executor")
         T_from = self.world.T_base_tcp
         for T_to, opening in zip(poses, openings, strict=True):
@@ -203,7 +210,7 @@ class FastLane:
 
     def engage(self, source: str) -> None:
         """Let a source of targets drive the arm, in place of the present one."""
-        if self.servo.status().source != source:
+        if self.servo.status().source != source and not self.protective_stop:
             self.servo.disengage("")
             self.servo.engage(source)
 
@@ -213,11 +220,24 @@ class FastLane:
         for _ in range(ticks):
             setpoints.append(self.servo.step(world.time_s))
             openings.append(self.opening_target)
-            world.step(self.joint_servo.step(setpoints.popleft()), openings.popleft())
+            setpoint = setpoints.popleft()
+            if self.protective_stop:
+                world.step(self.joint_servo.brake(_STOP_DECELERATION_RADPS2), openings.popleft())
+            else:
+                world.step(self.joint_servo.step(setpoint), openings.popleft())
+                self._watch_collision()
             if world.tick % CORRECTION_TICKS == 0:
                 self.servo.correction.observe(world.q, world.T_base_tcp)
             if world.tick % LOG_TICKS == 0:
                 self._log.append(world.T_base_tcp)
+
+    def _watch_collision(self) -> None:
+        """As the controller: stop at its force limit and let go of the contact."""
+        force_n = self.world.arm_collision_force
+        if force_n > COLLISION_FORCE_N:
+            self.protective_stop = f"collision, {force_n:.0f} N between arm and table"
+            self.servo.stop(self.protective_stop)
+            self.joint_servo.seed(self.world.q.tolist())
 
     @staticmethod
     def _targets_per_action(rate_hz: float) -> int:

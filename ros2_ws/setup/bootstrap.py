@@ -204,15 +204,11 @@ def set_up(venv: Path) -> None:
     install_system_packages()
     steps = Steps(venv)
     python_tag = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    steps.once(
-        "environment", digest(python_tag, str(venv)), lambda log: run([sys.executable, "-m", "venv", venv], log)
-    )
+    steps.once("environment", digest(python_tag, str(venv)), lambda log: run([sys.executable, "-m", "venv", venv], log))
     pip = [venv / "bin/python", "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     nodes = ROOT / "ros2_ws/src/prophrl_nodes"
     projects = digest(ROOT / "pyproject.toml", nodes / "pyproject.toml", str(ROOT))
-    steps.once(
-        "packages", projects, lambda log: run([*pip, "-e", f"{ROOT}[{EXTRAS}]", "-e", nodes], log)
-    )
+    steps.once("packages", projects, lambda log: run([*pip, "-e", f"{ROOT}[{EXTRAS}]", "-e", nodes], log))
     for package in (ROOT / "ros2_ws/wheel_only/tf2_msgs", ROOT / "ros2_ws/src/prophrl_interfaces"):
         sources = sorted(p for p in package.rglob("*") if p.is_file())
         stamp = digest(python_tag, projects, *(str(p.relative_to(package)) for p in sources), *sources)

@@ -105,7 +105,7 @@ def test_the_arm_holds_when_teleop_is_killed_and_follows_again_only_after_a_new_
     holding = next(
         s for s in cell.servo if s.state == ServoStatus.HOLDING and to_nanoseconds(s.header.stamp) > last_target
     )
-    assert (holding.source, holding.reason) == ("teleop", "no valid target for 100 ms")
+    assert (holding.source, holding.reason) == ("teleop", "no valid target for 60 ms")
 
     since = len(graph.statuses)
     cell.start("teleop")

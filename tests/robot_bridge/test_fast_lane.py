@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from calibration.poses import ActionConvention, difference
+from robot_bridge.cell import SafetyConfig
 from robot_bridge.servo import ServoState
 from robot_bridge.twin.fast_demonstration import record_demonstration
 from robot_bridge.twin.fast_lane import FastLane
@@ -141,3 +142,21 @@ def test_a_recorded_demonstration_replays_to_success(rendering_lane: FastLane) -
     rendering_lane.execute_chunk(demo["action_T7"], ActionConvention.ABSOLUTE_POSE_DIFFERENCE)
     rendering_lane.hold(0.5)
     assert rendering_lane.success().success, rendering_lane.success().reason
+
+
+def test_pressing_the_table_is_a_protective_stop_until_the_next_reset() -> None:
+    with FastLane("place_cube", render=False, safety=SafetyConfig(workspace_min_m=(-0.9, -0.45, -0.2))) as lane:
+        placement = held_out_placements("place_cube")[0]
+        lane.reset(placement)
+        T_N44 = np.repeat(lane.world.T_base_tcp[None], 40, axis=0)
+        T_N44[:, 2, 3] = np.linspace(T_N44[0, 2, 3], -0.08, 40)
+        lane.execute_pose_targets(T_N44, 0.0, 10.0)
+        assert "collision" in lane.protective_stop
+        assert lane.servo.status().state is ServoState.STOPPED
+        stopped = lane.world.T_base_tcp
+        lane.execute_pose_targets(T_N44[:1], 1.0, 10.0)
+        assert np.linalg.norm(lane.world.T_base_tcp[:3, 3] - stopped[:3, 3]) < 0.002
+        lane.reset(placement)
+        assert lane.protective_stop == ""
+        lane.execute_pose_targets(T_N44[:5], 1.0, 10.0)
+        assert lane.servo.status().state is ServoState.FOLLOWING

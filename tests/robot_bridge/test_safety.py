@@ -96,6 +96,8 @@ def test_a_scaled_rotation_is_refused() -> None:
 def test_an_unusable_configuration_is_refused_with_its_value() -> None:
     with pytest.raises(ValueError, match=r"joint_acceleration_radps2.*-1"):
         SafetyEnvelope(replace(CONFIG, joint_acceleration_radps2=-1.0), KINEMATICS)
+    with pytest.raises(ValueError, match=r"hold_deceleration_radps2 3\.0 must be at least"):
+        SafetyEnvelope(replace(CONFIG, hold_deceleration_radps2=3.0), KINEMATICS)
     with pytest.raises(ValueError, match="must lie below"):
         SafetyEnvelope(replace(CONFIG, workspace_min_m=(0.0, 0.0, 0.7)), KINEMATICS)
     with pytest.raises(ValueError, match="three"):
@@ -107,9 +109,9 @@ def test_braking_takes_all_joints_to_rest_together_at_the_limit() -> None:
     steps = 0
     while any(v):
         slower = ENVELOPE.brake(v, 0.002)
-        assert max(abs(a - b) for a, b in zip(v, slower, strict=True)) <= 6.0 * 0.002 + 1e-12
+        assert max(abs(a - b) for a, b in zip(v, slower, strict=True)) <= 12.0 * 0.002 + 1e-12
         v, steps = slower, steps + 1
-    assert steps == pytest.approx(0.6 / 6.0 / 0.002, abs=1)
+    assert steps == pytest.approx(0.6 / 12.0 / 0.002, abs=1)
 
 
 def test_pose_correction_learns_the_arms_calibration() -> None:

@@ -98,9 +98,7 @@ def test_saving_again_replaces_the_older_checkpoint(
     assert [f.name for f in own.parent.iterdir()] == ["policy"]
 
 
-def test_failed_save_leaves_the_older_checkpoint(
-    policy: FlowPolicy, normalisation: Normalisation, own: Path
-) -> None:
+def test_failed_save_leaves_the_older_checkpoint(policy: FlowPolicy, normalisation: Normalisation, own: Path) -> None:
     before = sha256(own / "model.safetensors")
     provenance = {"dataset_hash": normalisation.dataset_hash, "calibration_ids": [], "note": {1, 2}}  # a set: no JSON
     with pytest.raises(TypeError):

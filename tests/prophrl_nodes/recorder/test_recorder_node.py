@@ -294,4 +294,3 @@ def test_bad_goals_are_refused_with_their_reason(recorder: Recorder) -> None:
     recorder.graph.wait_said("recorder", "placement_json is not valid JSON")
     assert not recorder.record(episode_id="../../etc").accepted
     recorder.graph.wait_said("recorder", "cannot name a folder")
-

@@ -152,3 +152,30 @@ def test_frames_are_never_torn_while_another_process_writes_in_bursts(tmp_path: 
         assert (frame.z16 == last % 65521).all()
     (tmp_path / "enough").touch()
     assert process.wait(timeout=20.0) == 0
+
+
+def test_frames_arrive_once_and_in_time(tmp_path: Path) -> None:
+    writer, reader = FrameRingWriter(tmp_path, 8, 6), FrameRingReader(tmp_path)
+    assert reader.latest() is None
+    assert reader.size == (8, 6)
+    assert reader.wait(0, timeout_s=0.02) is None
+    rgb = np.arange(144, dtype=np.uint8).reshape(6, 8, 3)
+    z16 = np.arange(48, dtype=np.uint16).reshape(6, 8)
+    for number in range(1, 20):
+        writer.write(number, 10 * number, rgb + number, z16 + number)
+    frame = reader.wait(18, timeout_s=0.1)
+    assert frame is not None
+    assert (frame.frame_number, frame.stamp_ns) == (19, 190)
+    np.testing.assert_array_equal(frame.rgb, rgb + 19)
+    np.testing.assert_array_equal(frame.z16, z16 + 19)
+    assert reader.wait(19, timeout_s=0.02) is None
+
+
+def test_ring_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    writer = FrameRingWriter(tmp_path, 8, 6)
+    with pytest.raises(ValueError, match=r"frames of this ring are \(6, 8\)"):
+        writer.write(1, 1, np.zeros((8, 6, 3), np.uint8), np.zeros((6, 8), np.uint16))
+    with pytest.raises(ValueError, match="at least 4 slots"):
+        FrameRingWriter(tmp_path, 8, 6, slots=2)
+    with pytest.raises(SharedStateError, match="no camera frames"):
+        FrameRingReader(tmp_path / "elsewhere").latest()

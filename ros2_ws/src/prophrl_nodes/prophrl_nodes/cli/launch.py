@@ -91,5 +91,3 @@ def _headline(path: Path) -> str:
     """The comment at the top of a launch file."""
     with open(path, encoding="utf-8") as file:
         return file.readline().lstrip("# ").strip()
-
-

@@ -83,9 +83,7 @@ class Recording:
         if feed.durable and arrival.publish_ns < self.writer.start_ns:  # latched, from a publisher found late
             self.writer.replay(topic, arrival.data, arrival.publish_ns)
             return
-        self.writer.write(
-            topic, arrival.data, arrival.log_ns, arrival.publish_ns, arrival.publisher, arrival.sequence
-        )
+        self.writer.write(topic, arrival.data, arrival.log_ns, arrival.publish_ns, arrival.publisher, arrival.sequence)
 
     def close(self, stop_reason: str, feeds: Mapping[str, TopicFeed]) -> None:
         """Finish the bag and complete ``episode.json``; the episode stays in ``incomplete/`` until it is filed.

@@ -91,9 +91,7 @@ class BagWriter:
         self._flushed_s = time.monotonic()
         self._open = True
 
-    def add_topic(
-        self, name: str, type_name: str, qos: Sequence[OfferedQos] = (), type_hash: str = ""
-    ) -> BagTopic:
+    def add_topic(self, name: str, type_name: str, qos: Sequence[OfferedQos] = (), type_hash: str = "") -> BagTopic:
         """Register a topic; the definition of its type is embedded in the file.
 
         Args:

@@ -1,6 +1,6 @@
 """Measures images between two processes over DDS, in a domain of its own; prints median, worst (ms), received, sent.
 
-    python -m prophrl_nodes.studies.dds_probe
+python -m prophrl_nodes.studies.dds_probe
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def _shared_memory() -> Iterator[Finding]:
 def _rendering() -> Finding:
     script = (
         "import mujoco, sys\n"
-        "m = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos=\"0 0 3\"/>"
+        'm = mujoco.MjModel.from_xml_string(\'<mujoco><worldbody><light pos="0 0 3"/>'
         '<geom type="box" size=".1 .1 .1"/></worldbody></mujoco>\')\n'
         "d = mujoco.MjData(m); mujoco.mj_forward(m, d)\n"
         "r = mujoco.Renderer(m, 48, 64); r.update_scene(d); print('pixels', int(r.render().max())); r.close()"

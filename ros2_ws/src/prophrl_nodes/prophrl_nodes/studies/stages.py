@@ -26,9 +26,7 @@ def launch_command(launch_file: str, arguments: Mapping[str, object]) -> list[st
     return [sys.executable, "-m", "prophrl_nodes.cli.main", "launch", launch_file, *given]
 
 
-def run_stage(
-    command: list[str], log_path: Path, watch: Callable[[], None], *, domain_id: int | None = None
-) -> None:
+def run_stage(command: list[str], log_path: Path, watch: Callable[[], None], *, domain_id: int | None = None) -> None:
     """Run a launch until it ends by itself, calling ``watch`` twice a second; Ctrl-C stops it in order.
 
     Raises:
