@@ -76,7 +76,7 @@ class Recording:
             calibration_file=str(calibration or ""),
         )
         folder = store.start(info)
-        writer = BagWriter(folder.path, self.episode_id)
+        writer = BagWriter(folder.path, self.episode_id, calibration=folder.calibration)
         topics = {topic: writer.add_topic(topic, TYPES[topic]) for topic in {s.topic: None for s in self.sent}}
         for sent in self.sent:
             writer.write(topics[sent.topic], serialize_message(sent.message), sent.log_ns, sent.log_ns)
