@@ -90,6 +90,10 @@ class MoveFailed(ArmError):
     """A move ended elsewhere than at its goal."""
 
 
+class MoveRefused(ArmError):
+    """A move that was not begun: its goal or its path is not safe."""
+
+
 @dataclass(frozen=True)
 class ArmState:
     """One measurement; all fields come from the same controller cycle.

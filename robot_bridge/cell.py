@@ -14,7 +14,10 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from robot_bridge.cell_overrides import Overrides, override, profile_overrides
+
 T = TypeVar("T")
+CAMERA_MOUNTS = ("fixed", "tool")
 
 
 class CellError(ValueError):
@@ -93,7 +96,11 @@ class SafetyConfig:
 
 @dataclass(frozen=True)
 class TwinConfig:
-    """The digital lab behind this cell, absent on real hardware."""
+    """The digital lab behind this cell, absent on real hardware.
+
+    ``task`` is the scene at the start. ``camera_seed`` 0 leaves the camera at its nominal place, any other moves it by
+    a secret offset of centimetres and degrees; ``camera_mount`` says whether it is fixed or rides on the tool.
+    """
 
     directory: str
     lab_port: int = 30900
@@ -102,6 +109,15 @@ class TwinConfig:
     seed: int = 0
     dh_deltas: bool = True
     leader_baud_timing: bool = True
+    camera_seed: int = 0
+    camera_mount: str = "fixed"
+
+    def __post_init__(self) -> None:
+        if self.camera_mount not in CAMERA_MOUNTS:
+            raise CellError(f"twin.camera_mount must be one of {', '.join(CAMERA_MOUNTS)}, got {self.camera_mount!r}")
+        if self.camera_seed < 0:
+            raise CellError(f"twin.camera_seed must not be negative, got {self.camera_seed}")
+
     leader_seed: int = 0
     """0: the leader's servos sit on their marks; else secret offsets and directions, to be calibrated."""
 
@@ -120,13 +136,17 @@ class CellConfig:
     twin: TwinConfig | None = None
 
 
-def load_cell(path: str | Path, *, host: str = "") -> CellConfig:
+def load_cell(
+    path: str | Path, *, host: str = "", camera_profile: str = "", overrides: Overrides | None = None
+) -> CellConfig:
     """Read and check a cell file.
 
     Args:
         path: YAML file.
         host: replaces ``{host}`` in the file, so that several labs can run from one cell file
             (default 127.0.0.1). The twin's cell file uses it; hardware files name their own address.
+        camera_profile: size and rate of the camera instead of the file's, as ``848x480@6``; empty: as in the file.
+        overrides: further values instead of the file's, as ``{"twin.camera_seed": 5}``.
 
     Raises:
         CellError: missing file, YAML error, unknown or missing key, wrong type.
@@ -140,6 +160,10 @@ def load_cell(path: str | Path, *, host: str = "") -> CellConfig:
         raise CellError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, Mapping):
         raise CellError(f"{path} must hold a mapping with the keys {_names(CellConfig)}, got {type(raw).__name__}")
+    try:
+        raw = override(raw, {**profile_overrides(camera_profile), **(overrides or {})})
+    except ValueError as error:
+        raise CellError(f"{path.name}: {error}") from error
     return _build(CellConfig, raw, where=path.name)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from robot_bridge.cell import CellConfig, CellError, load_cell
+from robot_bridge.cell_overrides import Overrides
 
 
 def cell_folders() -> list[Path]:
@@ -37,13 +38,15 @@ def find_cell(cell: str | Path) -> Path:
     raise CellError(f"no cell named {str(cell)!r}, there are {_listed()}; a path ending in .yaml works too{hint}")
 
 
-def open_cell(cell: str | Path, host: str = "") -> CellConfig:
-    """Load the cell of that name or path; ``host`` replaces ``{host}`` in it.
+def open_cell(
+    cell: str | Path, host: str = "", *, camera_profile: str = "", overrides: Overrides | None = None
+) -> CellConfig:
+    """Load the cell of that name or path; the other arguments are those of ``load_cell``.
 
     Raises:
         CellError: not found, or not a valid cell file.
     """
-    return load_cell(find_cell(cell), host=host)
+    return load_cell(find_cell(cell), host=host, camera_profile=camera_profile, overrides=overrides)
 
 
 def _named() -> dict[str, Path]:

@@ -149,16 +149,7 @@ class Gello:
             ServoBusSilent, ServoMissing: several readings in a row failed, and this is why.
             LeaderGone: the port disappeared.
         """
-        before_ns = time.time_ns()
-        raw_7 = self._read_positions()
-        if raw_7 is None:
-            self.retries += 1
-            before_ns = time.time_ns()
-            raw_7 = self._read_positions()
-        if raw_7 is None:
-            self._failures += 1
-            raise self._diagnosis()
-        self._failures = 0
+        raw_7, before_ns = self._insist()
         q_6 = self._offsets.joint_angles(raw_7[:6])
         q_6 += 2.0 * math.pi * np.round((self._last_q_6 - q_6) / (2.0 * math.pi))
         self._last_q_6 = q_6
@@ -168,6 +159,14 @@ class Gello:
     def rewrap(self, near_q_6: ArrayLike) -> None:
         """Take each joint on the turn nearest to ``near_q_6`` [6] from the next reading on (before engaging)."""
         self._last_q_6 = np.asarray(near_q_6, dtype=np.float64).copy()
+
+    def read_raw(self) -> list[int]:
+        """Encoder counts [7] of one reading, as the servos report them (for calibration).
+
+        Raises:
+            LeaderError: as ``read``.
+        """
+        return self._insist()[0]
 
     def raw_counts(self, samples: int = 20) -> list[float]:
         """Mean encoder counts [7] over several readings, for measuring offsets in a jig.
@@ -288,6 +287,18 @@ class Gello:
             unsigned = int(self._group.getData(servo_id, _POSITION, 4))
             counts.append(unsigned - (1 << 32) if unsigned >= 1 << 31 else unsigned)
         return counts
+
+    def _insist(self) -> tuple[list[int], int]:
+        """Counts [7] and the clock before the request; a failed reading is repeated once."""
+        for attempt in (1, 2):
+            before_ns = time.time_ns()
+            raw_7 = self._read_positions()
+            if raw_7 is not None:
+                self._failures = 0
+                return raw_7, before_ns
+            self.retries += attempt == 1
+        self._failures += 1
+        raise self._diagnosis()
 
     def _exchange(self, group: Any, *, fast: bool) -> bool:
         try:

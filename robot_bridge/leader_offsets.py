@@ -8,13 +8,15 @@ One YAML holds several leaders, named by the serial number of the USB adapter th
       FT7WBEJA:
         joints: [{zero_raw: 2051.3, sign: 1}, ...]      # six, base to wrist 3
         trigger: {open_raw: 2048.0, closed_raw: 2528.0}
+        measured: {...}                                 # optional: when and how well, for people
+
+Zeros are meant modulo one turn: after every power-up the servos count from within their first turn.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
+
+from robot_bridge.kept_yaml import replace_yaml
 
 COUNTS_PER_RAD = 4096.0 / (2.0 * math.pi)
 UR_SIGNS = (1, 1, -1, 1, 1, 1)
@@ -111,7 +115,8 @@ def load_offsets(path: str | Path, servo_set: str) -> LeaderOffsets:
     Raises:
         OffsetsError: no such file, servo set or key, or a value of the wrong kind.
     """
-    sets = _read(Path(path))
+    path = Path(path).expanduser()
+    sets = _read(path)
     if servo_set not in sets:
         near = difflib.get_close_matches(servo_set, sets, n=1)
         raise OffsetsError(
@@ -131,18 +136,26 @@ def load_offsets(path: str | Path, servo_set: str) -> LeaderOffsets:
     return LeaderOffsets(joints, trigger)
 
 
-def save_offsets(path: str | Path, servo_set: str, offsets: LeaderOffsets) -> None:
-    """Write one leader's offsets, keeping the others in the file; the file is replaced in one step."""
-    path = Path(path)
+def save_offsets(
+    path: str | Path, servo_set: str, offsets: LeaderOffsets, *, measured: Mapping[str, Any] | None = None
+) -> Path | None:
+    """Write one leader's offsets, keeping the others in the file; the file is replaced in one step.
+
+    Args:
+        path: the offsets file; created with its folder when missing.
+        servo_set: name of the leader, see ``servo_set_name``.
+        offsets: what was measured.
+        measured: plain values stored beside it (date, noise, checks); nothing in the house reads them back.
+
+    Returns:
+        Where the file of before was kept, named after its own date; None when there was none.
+    """
+    path = Path(path).expanduser()
     sets = _read(path) if path.exists() else {}
     sets[servo_set] = {"joints": [asdict(joint) for joint in offsets.joints], "trigger": asdict(offsets.trigger)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w") as file:
-        yaml.safe_dump({"servo_sets": sets}, file, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    if measured is not None:
+        sets[servo_set]["measured"] = dict(measured)
+    return replace_yaml(path, {"servo_sets": sets})
 
 
 def _read(path: Path) -> dict[str, Any]:

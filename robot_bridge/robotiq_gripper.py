@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from robot_bridge.cell import GripperConfig
+from robot_bridge.gripper_scale import GripperScaleError, calibrated
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +87,15 @@ class RobotiqGripper:
     # --- for callers ---
 
     def connect(self) -> None:
-        """Open the connection and start polling.
+        """Read the counts that were calibrated (if the cell names a file), open the connection, start polling.
 
         Raises:
-            GripperError: nobody answers.
+            GripperError: no usable calibration file, or nobody answers.
         """
+        try:
+            self.config = calibrated(self.config)
+        except GripperScaleError as error:
+            raise GripperError(str(error)) from error
         self._open()
         self._poll()
         self._thread.start()

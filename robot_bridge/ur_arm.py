@@ -371,6 +371,19 @@ class UrArm:
         """
         self._loop.do(self._loop.move_home, timeout_s)
 
+    def move_joints(self, q_goal: Sequence[float] | Array, timeout_s: float = 70.0) -> None:
+        """Move slowly on a straight joint path to angles [6] rad and wait; ``stop`` from another thread cancels it.
+
+        The TCP keeps to the cell's speed limit. The path is checked against the workspace box, the table and the arm
+        itself before anything moves; what stands beside the arm is not known here.
+
+        Raises:
+            MoveRefused: the goal or the path is not safe; nothing moved.
+            MoveFailed, ArmError: cancelled, stopped, engaged, or ended elsewhere.
+        """
+        goal = [float(angle) for angle in q_goal]
+        self._loop.do(lambda: self._loop.move_joints(goal), timeout_s)
+
     def recover(self, timeout_s: float = 90.0) -> None:
         """Make the arm ready after any stop; nothing moves before a new ``engage``.
 

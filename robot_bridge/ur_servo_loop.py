@@ -23,7 +23,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 import numpy as np
 
-from robot_bridge.arm_types import PROGRAM_ENDED, ArmError, ArmLink, ArmState, MoveFailed, PaceMeter
+from robot_bridge.arm_clearance import ArmClearance, path_problem
+from robot_bridge.arm_types import PROGRAM_ENDED, ArmError, ArmLink, ArmState, MoveFailed, MoveRefused, PaceMeter
 from robot_bridge.cell import RobotConfig, SafetyConfig
 from robot_bridge.servo import ServoGenerator, ServoState
 from robot_bridge.ur_kinematics import Kinematics
@@ -65,6 +66,7 @@ class ServoLoop:
         self._config = config
         self._safety = safety
         self._kinematics = kinematics
+        self._clearance = ArmClearance(kinematics)
         self._period_s = 1.0 / config.servo_rate_hz
         self._jobs: queue.SimpleQueue[tuple[Callable[[], None], Future[None]]] = queue.SimpleQueue()
         self._state: ArmState | None = None
@@ -275,29 +277,46 @@ class ServoLoop:
 
     def move_home(self) -> None:
         """Lift if the tool is low, then a joint move to the cell's home pose, within the envelope's TCP speed."""
+        state = self._ready_to_move("move home")
+        home = list(self._config.home_rad)
+        T = state.T_base_tcp.copy()
+        if T[2, 3] < LIFT_BELOW_M and max(abs(a - b) for a, b in zip(state.q, home, strict=True)) > ARRIVED_RAD:
+            T[2, 3] = LIFT_BELOW_M
+            self.link.start_line(T, self._safety.tcp_speed_mps, 0.5)
+            self._follow_move()
+        self._move_to(home, "the move home")
+
+    def move_joints(self, q_goal: Sequence[float]) -> None:
+        """A straight joint move, slow as the move home, if the path is clear of table and arm and inside the box."""
+        state = self._ready_to_move("move")
+        problem = path_problem(state.q, q_goal, self._clearance, self._safety)
+        if problem:
+            raise MoveRefused(f"the move is refused: {problem}")
+        self._move_to([float(angle) for angle in q_goal], "the move")
+
+    def _ready_to_move(self, what: str) -> ArmState:
+        """Nobody engaged, at rest, out of servo mode; the state to start from."""
         if self._trouble:
-            raise ArmError(f"cannot move home: {self._trouble}")
+            raise ArmError(f"cannot {what}: {self._trouble}")
         with self.lock:
             status = self.generator.status()
             if status.state in (ServoState.FOLLOWING, ServoState.HOLDING):
-                raise ArmError(f"cannot move home while {status.source!r} is engaged; disengage it first")
+                raise ArmError(f"cannot {what} while {status.source!r} is engaged; disengage it first")
         if self._servoing:
             self._settle()
         self._measure()
         if self._state is None:
             raise ArmError("no measurement of the arm; connect first")
-        home = list(self._config.home_rad)
-        T = self._state.T_base_tcp.copy()
-        if T[2, 3] < LIFT_BELOW_M and max(abs(a - b) for a, b in zip(self._state.q, home, strict=True)) > ARRIVED_RAD:
-            T[2, 3] = LIFT_BELOW_M
-            self.link.start_line(T, self._safety.tcp_speed_mps, 0.5)
-            self._follow_move()
-        speed = self._move_speed(self._state.q, home)
-        self.link.start_move(home, speed, MOVE_ACCELERATION_RADPS2)
+        return self._state
+
+    def _move_to(self, goal: list[float], what: str) -> None:
+        assert self._state is not None
+        speed = self._move_speed(self._state.q, goal)
+        self.link.start_move(goal, speed, MOVE_ACCELERATION_RADPS2)
         self._follow_move()
-        off = max(abs(a - b) for a, b in zip(self._state.q, home, strict=True))
+        off = max(abs(a - b) for a, b in zip(self._state.q, goal, strict=True))
         if off > ARRIVED_RAD:
-            raise MoveFailed(f"the move home ended {off:.3f} rad away from it; check the path and move home again")
+            raise MoveFailed(f"{what} ended {off:.3f} rad away from its goal; check the path and move again")
         with self.lock:
             self.generator.seed(self._state.q)
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from robot_bridge.cell import CellConfig, CellError, load_cell
+from robot_bridge.cell_overrides import add_override_argument, overrides_of
 from robot_bridge.twin.arm_control import PERIOD_S
 from robot_bridge.twin.dashboard import PORT as DASHBOARD_PORT
 from robot_bridge.twin.dashboard import Dashboard, DashboardConnection
@@ -212,10 +213,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m robot_bridge.twin.controller", description=__doc__)
     parser.add_argument("--cell", required=True, type=Path, help="cell file with a twin section")
     parser.add_argument("--host", default="", help="loopback address that replaces {host} in the cell file")
+    add_override_argument(parser)
     options = parser.parse_args(arguments)
     try:
-        process = ControllerProcess(load_cell(options.cell, host=options.host))
-    except (CellError, OSError) as error:
+        process = ControllerProcess(load_cell(options.cell, host=options.host, overrides=overrides_of(options)))
+    except (ValueError, OSError) as error:
         print(f"controller: {error}", file=sys.stderr)
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,8 +3,9 @@
 All processes of one lab share ``<directory>/faults.json``, a flat mapping from fault name to value. The controller
 writes it (lab operation ``fault``), everyone reads it: ``poll()`` costs one ``stat`` call while nothing changes.
 
-Kinds of values: ``fraction`` 0..1, ``seconds``, ``number``, ``switch`` true/false, and ``count``: a one-shot fault
-that strikes once whenever its number grows (``set(name, True)`` adds one).
+Kinds of values: ``fraction`` 0..1, ``seconds``, ``number``, ``switch`` true/false, ``count``: a one-shot fault
+that strikes once whenever its number grows (``set(name, True)`` adds one), and ``pose``: six numbers [dx, dy, dz m,
+rotation vector rad], all zero when off.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 FILE_NAME = "faults.json"
 
@@ -49,10 +54,11 @@ FAULTS: dict[str, FaultSpec] = {
         FaultSpec("leader_power_cycle", "leader", "count", "the leader's servos lose power: multi-turn counts wrap"),
         FaultSpec("frame_drop", "camera", "fraction", "this share of the camera's frames is lost"),
         FaultSpec("frame_freeze", "camera", "switch", "the camera stops delivering frames"),
+        FaultSpec("camera_nudge", "camera", "pose", "somebody bumped the camera: moved by this in its optical frame"),
     )
 }
 
-Value = float | bool
+Value = float | bool | Sequence[float]
 
 
 class Faults:
@@ -65,29 +71,38 @@ class Faults:
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory) / FILE_NAME
         self._name = str(self.path)
-        self._seen_ns = -1
+        self._seen: tuple[int, int] | None = None
         self._values: dict[str, Value] = {}
         self._struck: dict[str, float] = {}
         self.poll()
-        self._struck = {name: float(self._values.get(name, 0)) for name in FAULTS}
+        self._struck = {name: self.value(name) for name, spec in FAULTS.items() if spec.kind != "pose"}
 
     def poll(self) -> bool:
         """Read the file again if it changed; True when it did."""
         try:
             status = os.stat(self._name)
         except FileNotFoundError:
-            changed = self._seen_ns != 0
-            self._seen_ns, self._values = 0, {}
+            changed = self._seen != (0, 0)
+            self._seen, self._values = (0, 0), {}
             return changed
-        if status.st_mtime_ns == self._seen_ns:
+        # Each write is a new file: its number tells two writes apart that fall into one tick of the file clock.
+        seen = (status.st_mtime_ns, status.st_ino)
+        if seen == self._seen:
             return False
-        self._seen_ns = status.st_mtime_ns
+        self._seen = seen
         self._values = {name: value for name, value in json.loads(self.path.read_text()).items() if name in FAULTS}
         return True
 
     def value(self, name: str) -> float:
         """The switch's present value as a number (0 when it was never set)."""
-        return float(self._values.get(name, 0.0))
+        value = self._values.get(name, 0.0)
+        if not isinstance(value, bool | int | float):
+            raise TypeError(f"fault {name!r} holds a pose; read it with pose()")
+        return float(value)
+
+    def pose(self, name: str) -> NDArray[np.float64]:
+        """A ``pose`` fault's six numbers, zeros when it was never set."""
+        return np.array(self._values.get(name, [0.0] * 6), dtype=np.float64)
 
     def on(self, name: str) -> bool:
         """Whether a switch is turned on."""
@@ -95,7 +110,7 @@ class Faults:
 
     def strikes(self, name: str) -> bool:
         """True once after each growth of a ``count`` (or a rise of ``freeze``) since the last call."""
-        value = float(self._values.get(name, 0.0))
+        value = self.value(name)
         before = self._struck.get(name, 0.0)
         self._struck[name] = value
         return value > before
@@ -108,10 +123,13 @@ class Faults:
         """
         spec = fault_spec(name)
         self.poll()
-        number = _checked(spec, value)
-        if spec.kind == "count" and value is True:
-            number = float(self._values.get(name, 0.0)) + 1.0
-        self._values[name] = bool(number) if spec.kind == "switch" else number
+        if spec.kind == "pose":
+            self._values[name] = _checked_pose(spec, value)
+        else:
+            number = _checked(spec, value)
+            if spec.kind == "count" and value is True:
+                number = self.value(name) + 1.0
+            self._values[name] = bool(number) if spec.kind == "switch" else number
         self._write()
 
     def clear(self) -> None:
@@ -123,9 +141,12 @@ class Faults:
     def describe(self) -> list[dict[str, object]]:
         """One entry a fault, ready for a table: name, wire, kind, description, value."""
         return [
-            {"name": s.name, "wire": s.wire, "kind": s.kind, "description": s.description, "value": self.value(s.name)}
+            {"name": s.name, "wire": s.wire, "kind": s.kind, "description": s.description, "value": self._shown(s)}
             for s in FAULTS.values()
         ]
+
+    def _shown(self, spec: FaultSpec) -> float | list[float]:
+        return self.pose(spec.name).tolist() if spec.kind == "pose" else self.value(spec.name)
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,3 +177,13 @@ def _checked(spec: FaultSpec, value: Value) -> float:
     if not 0.0 <= number < float("inf"):
         raise FaultError(f"fault {spec.name!r} takes a number that is not negative, got {value!r}")
     return number
+
+
+def _checked_pose(spec: FaultSpec, value: Value) -> list[float]:
+    numbers = [] if isinstance(value, bool | int | float | str) else [float(number) for number in value]
+    if len(numbers) != 6 or not np.isfinite(numbers).all():
+        raise FaultError(
+            f"fault {spec.name!r} takes six numbers, [dx, dy, dz] in metres and a rotation vector in radians, "
+            f"got {value!r}"
+        )
+    return numbers

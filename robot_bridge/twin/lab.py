@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,8 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from calibration.storage import HISTORY
 from robot_bridge.cell import CellConfig, CellError, load_cell
 from robot_bridge.cell_files import find_cell
+from robot_bridge.cell_overrides import (
+    Overrides,
+    add_override_argument,
+    override_arguments,
+    overrides_of,
+    profile_overrides,
+)
 from robot_bridge.twin.port_check import busy_ports
 
 UR_PORTS = (29999, 30001, 30002, 30003, 30004)
@@ -62,9 +71,11 @@ class Lab:
         host: loopback address of this lab; two labs need two.
         restart: start leader and camera again when they die, instead of failing.
         report: called with one line whenever a process becomes ready or is started again.
+        camera_profile, overrides: values used instead of the cell file's, see ``load_cell``; whoever opens the lab's
+            camera must be given the same profile.
 
     Raises:
-        CellError: no such cell, or one without a twin.
+        CellError: no such cell, one without a twin, or an override that does not fit.
     """
 
     def __init__(
@@ -74,10 +85,16 @@ class Lab:
         *,
         restart: bool = False,
         report: Callable[[str], None] | None = None,
+        camera_profile: str = "",
+        overrides: Overrides | None = None,
     ) -> None:
         self.host = host
         self.cell_path = find_cell(cell)
-        self.cell: CellConfig = load_cell(self.cell_path, host=host)
+        self._overrides: Overrides = overrides or {}
+        self.cell: CellConfig = load_cell(
+            self.cell_path, host=host, camera_profile=camera_profile, overrides=self._overrides
+        )
+        self._overrides = {**profile_overrides(camera_profile), **self._overrides}
         if self.cell.twin is None:
             raise CellError(f"{self.cell_path} has no twin section: this cell is real hardware, it needs no lab")
         self.directory = Path(self.cell.twin.directory)
@@ -187,6 +204,7 @@ class Lab:
     def _launch(self, role: _Role) -> None:
         command = [sys.executable, "-m", "robot_bridge.twin.leashed", role.module]
         command += ["--cell", str(self.cell_path.resolve()), "--host", self.host]
+        command += override_arguments(self._overrides)
         # Small matrices only: threads of the linear algebra library would fight the 500 Hz loop for two cores.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         with self._log(role).open("ab") as log:
@@ -232,6 +250,7 @@ class Lab:
             (self.directory / name).unlink(missing_ok=True)
         for role in ROLES:
             self._log(role).unlink(missing_ok=True)
+        shutil.rmtree(self.directory / HISTORY, ignore_errors=True)  # calibrations of a camera that is no more
         with contextlib.suppress(OSError):  # other files are there: the directory stays
             (self.directory / "log").rmdir()
             self.directory.rmdir()
@@ -248,6 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cell", default="twin", help="name or path of a cell file (default twin)")
     parser.add_argument("--host", default="127.0.0.1", help="loopback address of this lab (default 127.0.0.1)")
     parser.add_argument("--restart", action="store_true", help="start leader and camera again when they die")
+    parser.add_argument("--camera-profile", default="", help="size and rate of the camera, as 848x480@6")
+    add_override_argument(parser)
     options = parser.parse_args(arguments)
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -262,14 +283,15 @@ def main(arguments: list[str] | None = None) -> int:
     for number in signals:
         signal.signal(number, stop)
     try:
-        with Lab(options.cell, options.host, restart=options.restart, report=say) as lab:
+        changes = {"camera_profile": options.camera_profile, "overrides": overrides_of(options)}
+        with Lab(options.cell, options.host, restart=options.restart, report=say, **changes) as lab:
             say(f"lab ready on {lab.host}, directory {lab.directory}")
             while True:
                 lab.check()
                 time.sleep(0.1)
     except KeyboardInterrupt:
         return 0
-    except (LabFailed, CellError) as error:
+    except (LabFailed, ValueError) as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -109,16 +109,24 @@ class LabClient(JsonLineClient):
         return self.call("reset_scene", task=task, placement=value)
 
     def truth(self) -> dict[str, Any]:
-        """Task, object poses by name (4x4 lists in base, metres), and the success report."""
+        """Task, object poses by name (4x4 lists in base, metres), camera and board, and the success report.
+
+        ``T_base_camera`` is where the camera is now; ``T_tool_camera`` comes with one on the tool; calibration scenes
+        add ``board`` ("tool" or "table"), ``T_base_board`` and, when it is on the tool, ``T_tool_board``.
+        """
         return self.call("truth")
 
     def status(self) -> dict[str, Any]:
         """Tick, robot time, modes, tick lateness percentiles, real-time ratio, script log."""
         return self.call("status")
 
-    def fault(self, name: str, value: float | bool) -> dict[str, Any]:
+    def fault(self, name: str, value: float | bool | Sequence[float]) -> dict[str, Any]:
         """Turn one fault switch (see ``faults.py``)."""
         return self.call("fault", name=name, value=value)
+
+    def nudge_camera(self, delta_6: Sequence[float]) -> dict[str, Any]:
+        """Knock the camera off its place by [dx, dy, dz m, rotation vector rad], optical frame; zeros mend it."""
+        return self.fault("camera_nudge", [float(value) for value in delta_6])
 
 
 class OperatorClient(JsonLineClient):

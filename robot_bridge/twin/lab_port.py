@@ -7,10 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from calibration.poses import inverse
 from robot_bridge.cell import TwinConfig
+from robot_bridge.twin.camera_place import CameraPlace
 from robot_bridge.twin.faults import Faults
 from robot_bridge.twin.json_lines import Reply
-from robot_bridge.twin.tasks import Placement, get_task, sample_placement
+from robot_bridge.twin.tasks import (
+    CALIBRATION,
+    CALIBRATION_TABLE,
+    TASK_IDS,
+    Placement,
+    get_scene,
+    sample_placement,
+)
 from robot_bridge.twin.tick_clock import TickClock
 from robot_bridge.twin.ur_controller import UrController
 from robot_bridge.twin.world import World
@@ -40,6 +49,7 @@ class LabPort:
         self._faults = faults
         self._clock = clock
         self._on_shutdown = on_shutdown
+        self._camera = CameraPlace(config, faults)
         self._random = np.random.default_rng(config.seed)
         self._operations: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
             "reset_scene": self._reset_scene,
@@ -66,21 +76,29 @@ class LabPort:
 
     def _reset_scene(self, arguments: Mapping[str, Any]) -> Reply:
         controller, world = self._controller, self._controller.world
-        task = get_task(str(arguments.get("task") or world.task.id))
+        wanted = get_scene(str(arguments.get("task") or world.task.id)).id
         given = arguments.get("placement")
-        placement = Placement.from_json(given) if given is not None else sample_placement(task.id, self._random)
-        if placement.task != task.id:
-            raise ValueError(f"the placement is for task {placement.task!r}, the scene for {task.id!r}")
-        if task.id != world.task.id:
-            world = World(task.id, dh_deltas=self._config.dh_deltas, seed=self._config.seed)
+        placement = Placement.from_json(given) if given is not None else self._new_placement(wanted)
+        # Both calibration scenes go by the name of the first: the placement says where the board is.
+        if placement.task != wanted and (wanted != CALIBRATION or placement.task != CALIBRATION_TABLE):
+            raise ValueError(f"the placement is for task {placement.task!r}, the scene for {wanted!r}")
+        if placement.task != world.task.id:
+            world = World(placement.task, dh_deltas=self._config.dh_deltas, seed=self._config.seed)
         controller.set_world(world, placement)
         self._clock.restart()
-        return {"task": task.id, "placement": placement.to_json(), "scene_revision": controller.scene_revision}
+        return {"task": placement.task, "placement": placement.to_json(), "scene_revision": controller.scene_revision}
+
+    def _new_placement(self, scene_id: str) -> Placement:
+        if scene_id in TASK_IDS:
+            return sample_placement(scene_id, self._random)
+        if scene_id == CALIBRATION and self._camera.on_tool:
+            return Placement(CALIBRATION_TABLE)  # a camera on the tool cannot see a board on the tool
+        return Placement(scene_id)
 
     def _truth(self) -> Reply:
         world = self._controller.world
         report = world.success()
-        return {
+        return self._geometry() | {
             "task": world.task.id,
             "instruction": world.task.instruction,
             "objects": {name: T.tolist() for name, T in world.object_poses().items()},
@@ -93,6 +111,24 @@ class LabPort:
             "terms": {name: bool(holds) for name, holds in report.terms.items()},
             "scene_revision": self._controller.scene_revision,
         }
+
+    def _geometry(self) -> Reply:
+        """Where camera and board really are, 4x4; what is on the tool also in the tool's frame."""
+        world = self._controller.world
+        T_base_tool = world.T_base_tcp
+        truth: dict[str, Any] = {
+            "camera_mount": self._config.camera_mount,
+            "T_base_camera": self._camera.T_base_camera(T_base_tool).tolist(),
+        }
+        if self._camera.on_tool:
+            truth["T_tool_camera"] = self._camera.T_mount_camera().tolist()
+        if world.task.id not in (CALIBRATION, CALIBRATION_TABLE):
+            return truth
+        T_base_board = world.object_poses()["board"]
+        truth |= {"board": world.placement.to_json()["board"], "T_base_board": T_base_board.tolist()}
+        if world.task.id == CALIBRATION:
+            truth["T_tool_board"] = (inverse(T_base_tool) @ T_base_board).tolist()
+        return truth
 
     def _status(self) -> Reply:
         controller, state = self._controller, self._controller.state
@@ -116,7 +152,8 @@ class LabPort:
         if "name" not in arguments or "value" not in arguments:
             raise ValueError("needs the keys 'name' and 'value'; operation 'faults' lists the names")
         self._faults.set(str(arguments["name"]), arguments["value"])
-        return {"name": arguments["name"], "value": self._faults.value(str(arguments["name"]))}
+        described = {entry["name"]: entry["value"] for entry in self._faults.describe()}
+        return {"name": arguments["name"], "value": described[str(arguments["name"])]}
 
     def _clear_faults(self) -> Reply:
         self._faults.clear()

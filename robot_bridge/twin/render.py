@@ -1,7 +1,8 @@
 """Off-screen pictures of the twin: RGB and depth in one pass, from ``qpos`` alone, in any process.
 
 The camera is the fixed third-person D455 of the cell: a pinhole with f = 212 px at 424x240 that scales with the image
-height; a narrower image of the same height is the centre crop of the wider one, pixel by pixel.
+height; a narrower image of the same height is the centre crop of the wider one, pixel by pixel. Any other pinhole at
+any other place can be given instead, moved from picture to picture, or mounted on the tool.
 
 OpenGL comes from OSMesa (apt libosmesa6) or, when that is missing, EGL; both draw in software and neither needs a
 display. The environment variable MUJOCO_GL chooses one of the two; it cannot change within a process.
@@ -10,6 +11,7 @@ display. The environment variable MUJOCO_GL chooses one of the two; it cannot ch
 from __future__ import annotations
 
 import ctypes.util
+import dataclasses
 import importlib
 import math
 import os
@@ -22,17 +24,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from calibration.camera import PinholeCamera
 from calibration.poses import inverse
+from robot_bridge.twin.camera_place import twin_camera
 from robot_bridge.twin.gripper_model import FINGERS, KNUCKLE_LENGTH_M, KNUCKLE_PIVOT_M
-from robot_bridge.twin.scenes import (
-    CAMERA_FOCAL_PER_HEIGHT,
-    CAMERA_PITCH_RAD,
-    CAMERA_POSITION_M,
-    FAR_M,
-    NEAR_M,
-    build_model,
-)
+from robot_bridge.twin.scenes import FAR_M, NEAR_M, build_model
 from robot_bridge.ur_kinematics import DhDeltas
 
+__all__ = ["D455Noise", "RenderError", "Renderer", "twin_camera"]
+
+Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
 DepthM = NDArray[np.float32]
 
@@ -42,18 +41,6 @@ _KNUCKLE_FINGER_X_M = 0.017
 
 class RenderError(RuntimeError):
     """No OpenGL context could be made; the message says what to install."""
-
-
-def twin_camera(width: int = 424, height: int = 240) -> PinholeCamera:
-    """Intrinsics and pose of the twin's camera for an image of this size (colour and depth are one sensor here)."""
-    s, c = math.sin(CAMERA_PITCH_RAD), math.cos(CAMERA_PITCH_RAD)
-    T_base_camera = np.eye(4)
-    T_base_camera[:3, 0] = (0.0, -1.0, 0.0)
-    T_base_camera[:3, 1] = (-s, 0.0, -c)
-    T_base_camera[:3, 2] = (c, 0.0, -s)
-    T_base_camera[:3, 3] = CAMERA_POSITION_M
-    focal = CAMERA_FOCAL_PER_HEIGHT * height
-    return PinholeCamera(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height, inverse(T_base_camera))
 
 
 def _off_screen_context(width: int, height: int) -> Any:
@@ -78,22 +65,36 @@ def _release(gl: Any, context: Any) -> None:
 
 
 class Renderer:
-    """One off-screen context for one task; use and close it in the thread that made it.
+    """One off-screen context for one scene; use and close it in the thread that made it.
 
     Args:
         task_id: which scene.
-        width, height: image size in pixels.
+        width, height: image size in pixels; default 424x240, or the size of ``camera``.
         deltas: DH deltas of the arm to draw; None draws the nominal arm (the difference is a millimetre).
+        seed: the cell's, for the mount of the board in a calibration scene.
+        camera: intrinsics without distortion, and pose in base; None is the twin's camera at its nominal place.
+        T_tool_camera: [4, 4] mounts the camera on the tool, see ``ride``.
 
     Raises:
-        ValueError: unknown task.
+        ValueError: unknown scene, or a camera that cannot be drawn.
         RenderError: no software OpenGL on this machine.
     """
 
-    def __init__(self, task_id: str, width: int = 424, height: int = 240, *, deltas: DhDeltas | None = None) -> None:
+    def __init__(
+        self,
+        task_id: str,
+        width: int | None = None,
+        height: int | None = None,
+        *,
+        deltas: DhDeltas | None = None,
+        seed: int = 0,
+        camera: PinholeCamera | None = None,
+        T_tool_camera: ArrayLike | None = None,
+    ) -> None:
         self.task_id = task_id
-        self.width, self.height = width, height
-        self._model = build_model(task_id, deltas, width=width, height=height)
+        default = (424, 240) if camera is None else (camera.width, camera.height)
+        self.width, self.height = width, height = width or default[0], height or default[1]
+        self._model = build_model(task_id, deltas, width=width, height=height, seed=seed)
         self._data = mujoco.MjData(self._model)
         self._gl = _off_screen_context(width, height)
         self._gl.make_current()
@@ -119,11 +120,50 @@ class Renderer:
             for name, side in zip(FINGERS, (1.0, -1.0), strict=True)
         ]
         mujoco.mj_forward(self._model, self._data)
+        self._tcp_site = int(self._model.site("tcp").id)
+        self._view = twin_camera(width, height)
+        self._placed = False
+        self._T_tool_camera: Array | None = None
+        if camera is not None:
+            self.aim(camera)
+        if T_tool_camera is not None:
+            self.ride(T_tool_camera)
 
     @property
     def camera(self) -> PinholeCamera:
-        """The camera that these images are taken with."""
-        return twin_camera(self.width, self.height)
+        """The camera that the last picture was taken with; one on the tool has a pose from the first picture on."""
+        return self._view
+
+    def aim(self, camera: PinholeCamera) -> None:
+        """Take the next pictures with this camera, fixed where its pose in base says.
+
+        Raises:
+            ValueError: another image size than this renderer's, or a distorted lens, which it cannot draw.
+        """
+        if (camera.width, camera.height) != (self.width, self.height):
+            raise ValueError(
+                f"this renderer draws {self.width}x{self.height}, the camera is {camera.width}x{camera.height}; use "
+                "camera.resized, or another renderer"
+            )
+        if camera.distortion is not None and np.any(camera.distortion):
+            raise ValueError(f"only a lens without distortion can be drawn, got {camera.distortion.tolist()}")
+        nominal = twin_camera(self.width, self.height)
+        if not np.array_equal(camera.K, nominal.K) or self._model.cam_sensorsize[self._camera.fixedcamid].any():
+            self._set_lens(camera)
+        self._view, self._placed, self._T_tool_camera = camera, True, None
+
+    def ride(self, T_tool_camera: ArrayLike) -> None:
+        """Mount the camera on the tool at this pose [4, 4] of its optical frame; intrinsics stay as they are."""
+        self._T_tool_camera = np.array(T_tool_camera, dtype=np.float64).reshape(4, 4)
+        self._placed = True
+
+    def _set_lens(self, camera: PinholeCamera) -> None:
+        """MuJoCo counts from the principal point to the image's centre; here one pixel of the sensor is one metre."""
+        index = self._camera.fixedcamid
+        # The sensor's size decides whether the lens is used instead of the field of view.
+        self._model.cam_sensorsize[index] = (self.width, self.height)
+        shift = ((self.width - 1) / 2 - camera.cx, (self.height - 1) / 2 - camera.cy)
+        self._model.cam_intrinsic[index] = (camera.fx, camera.fy, *shift)
 
     def render(self, qpos: ArrayLike) -> tuple[Image, DepthM]:
         """Colour [H, W, 3] uint8 and ideal depth [H, W] float32 in metres along the optical axis; rows from the top."""
@@ -151,10 +191,26 @@ class Renderer:
         self._turn_knuckles(values)
         mujoco.mj_kinematics(self._model, self._data)
         self._gl.make_current()
+        if self._placed:
+            self._place_camera()
         mujoco.mjv_updateScene(
             self._model, self._data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
         mujoco.mjr_render(self._viewport, self._scene, self._context)
+
+    def _place_camera(self) -> None:
+        data, index = self._data, self._camera.fixedcamid
+        if self._T_tool_camera is not None:
+            T_base_tool = np.eye(4)
+            T_base_tool[:3, :3] = data.site_xmat[self._tcp_site].reshape(3, 3)
+            T_base_tool[:3, 3] = data.site_xpos[self._tcp_site]
+            self._view = dataclasses.replace(self._view, T_camera_base=inverse(T_base_tool @ self._T_tool_camera))
+        T_base_camera = self._view.T_base_camera
+        data.cam_xpos[index] = T_base_camera[:3, 3]
+        # OpenGL looks along -z with y upwards.
+        data.cam_xmat[index] = (T_base_camera[:3, :3] * (1.0, -1.0, -1.0)).ravel()
+        # The headlight is where the camera was at the last update: without this one, at the place before.
+        mujoco.mjv_updateCamera(self._model, data, self._camera, self._scene)
 
     def _turn_knuckles(self, qpos: NDArray[np.float64]) -> None:
         """The bars between palm and fingers have no joint; they are turned to point at their finger."""

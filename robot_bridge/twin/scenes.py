@@ -1,4 +1,4 @@
-"""The cell of the twin as MJCF: table, light, camera, the arm with its gripper and the objects of one task.
+"""The cell of the twin as MJCF: table, light, camera, the arm with its gripper and the objects of one scene.
 
 Every movable thing has a free joint (or hangs on one), so ``qpos`` alone says what a camera sees.
 """
@@ -11,10 +11,11 @@ from xml.etree.ElementTree import Element, tostring
 import mujoco
 
 from robot_bridge.twin.arm_model import COLLISION_GROUP, TABLE_BIT, add_arm, add_arm_sensors, add_drives, add_materials
+from robot_bridge.twin.calibration_scene import BOARD_PNG, add_board, board_png
 from robot_bridge.twin.gripper_model import add_gripper, add_gripper_drive
 from robot_bridge.twin.mjcf import add, wood_png
 from robot_bridge.twin.scene_objects import ADD_OBJECTS, SHOW
-from robot_bridge.twin.tasks import get_task
+from robot_bridge.twin.tasks import SCENE_IDS, TASK_IDS, get_scene
 from robot_bridge.ur_kinematics import UR30_DH, DhDeltas
 
 TIMESTEP_S = 0.002
@@ -26,18 +27,26 @@ CAMERA_FOCAL_PER_HEIGHT = 212.0 / 240.0
 NEAR_M, FAR_M = 0.05, 8.0
 
 
-def build_model(task_id: str, deltas: DhDeltas | None = None, *, width: int = 424, height: int = 240) -> mujoco.MjModel:
-    """Compile the scene of a task, with this arm's DH deltas and an off-screen buffer of width x height pixels.
+def build_model(
+    task_id: str, deltas: DhDeltas | None = None, *, width: int = 424, height: int = 240, seed: int = 0
+) -> mujoco.MjModel:
+    """Compile a scene, with this arm's DH deltas and an off-screen buffer of width x height pixels.
+
+    Args:
+        seed: the cell's, decides where the board of a calibration scene really is; tasks do not depend on it.
 
     Raises:
         ValueError: unknown task.
     """
-    return mujoco.MjModel.from_xml_string(scene_xml(task_id, deltas, width, height), {"wood.png": wood_png()})
+    assets = {"wood.png": wood_png()}
+    if task_id not in TASK_IDS and task_id in SCENE_IDS:
+        assets[BOARD_PNG] = board_png()
+    return mujoco.MjModel.from_xml_string(scene_xml(task_id, deltas, width, height, seed), assets)
 
 
-def scene_xml(task_id: str, deltas: DhDeltas | None, width: int, height: int) -> str:
-    """The scene as MJCF text; it refers to one asset, ``wood.png``."""
-    get_task(task_id)
+def scene_xml(task_id: str, deltas: DhDeltas | None, width: int, height: int, seed: int = 0) -> str:
+    """The scene as MJCF text; it refers to the asset ``wood.png``, with a calibration board also to ``board.png``."""
+    get_scene(task_id)
     dh = UR30_DH if deltas is None else deltas.added_to(UR30_DH)
     root = Element("mujoco", model=f"prophrl_{task_id}")
     add(root, "compiler", angle="radian", inertiafromgeom="auto", boundmass=1e-4, boundinertia=1e-8)
@@ -74,7 +83,10 @@ def scene_xml(task_id: str, deltas: DhDeltas | None, width: int, height: int) ->
     add_arm_sensors(root)
     equality = root.find("equality")
     assert equality is not None
-    ADD_OBJECTS[task_id](asset, worldbody, equality)
+    if task_id in TASK_IDS:
+        ADD_OBJECTS[task_id](asset, worldbody, equality)
+    else:
+        add_board(task_id, seed, asset, worldbody, tool0)
     return tostring(root, encoding="unicode")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import select
 import signal
 import sys
@@ -18,9 +19,11 @@ import time
 from pathlib import Path
 
 from robot_bridge.cell import CellConfig, load_cell
-from robot_bridge.leader_offsets import NOMINAL, LeaderOffsets, load_offsets
+from robot_bridge.cell_overrides import add_override_argument, overrides_of
+from robot_bridge.leader_offsets import LeaderOffsets
 from robot_bridge.twin.dynamixel_bus import DynamixelBus
 from robot_bridge.twin.json_lines import JsonLinesServer
+from robot_bridge.twin.leader_assembly import SHAKE_COUNTS, assembled
 from robot_bridge.twin.leader_faults import LeaderFaults
 from robot_bridge.twin.leader_hand import LeaderHand
 from robot_bridge.twin.operator_server import OperatorHost
@@ -36,10 +39,11 @@ class LeaderTwin:
 
     Args:
         cell: must have a ``twin`` section.
-        offsets: how the servos are assembled; None takes the cell's offsets file, or nominal without one.
+        offsets: how the servos are assembled; None takes what ``twin.leader_seed`` says. The cell's offsets file is
+            what people measured, which changes no screw.
 
     Raises:
-        ValueError: the cell has no twin.
+        ValueError: the cell has no twin, or a negative leader seed.
         OSError: the operator port is in use.
     """
 
@@ -48,8 +52,11 @@ class LeaderTwin:
             raise ValueError(f"cell {cell.name!r} has no twin section: its leader is real hardware")
         leader = cell.leader
         if offsets is None:
-            offsets = load_offsets(leader.offsets_file, "default") if leader.offsets_file else NOMINAL
+            offsets = assembled(cell.twin.leader_seed)
         self._offsets = offsets
+        # The plain twin (seed 0) reads exactly what the hand does; a realistic one shakes.
+        self._shake_counts = SHAKE_COUNTS if cell.twin.leader_seed else 0.0
+        self._rng = random.Random(cell.twin.leader_seed)
         self._hand = LeaderHand(cell.robot.home_rad)
         counts = offsets.shaft_counts(cell.robot.home_rad, 1.0)
         self.bus = DynamixelBus(
@@ -105,7 +112,8 @@ class LeaderTwin:
     def _turn_shafts(self, now_s: float) -> None:
         q_6, opening = self._hand.pose(now_s)
         for servo, counts in zip(self.bus.servos, self._offsets.shaft_counts(q_6, opening), strict=True):
-            servo.advance(now_s, counts)
+            shake = self._rng.gauss(0.0, self._shake_counts) if self._shake_counts else 0.0
+            servo.advance(now_s, counts + shake)
 
 
 def prefer() -> None:
@@ -119,9 +127,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Leader arm of the digital lab: Dynamixel servos on a pty.")
     parser.add_argument("--cell", required=True, type=Path, help="cell file (YAML)")
     parser.add_argument("--host", default="127.0.0.1", help="loopback address of this lab (default 127.0.0.1)")
+    add_override_argument(parser)
     options = parser.parse_args(arguments)
     try:
-        cell = load_cell(options.cell, host=options.host)
+        cell = load_cell(options.cell, host=options.host, overrides=overrides_of(options))
         twin = LeaderTwin(cell)
     except (ValueError, OSError) as error:
         print(f"leader: {error}", file=sys.stderr)

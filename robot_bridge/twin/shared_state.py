@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from robot_bridge.twin.frame_ring import Frame, FrameRingReader, FrameRingWriter
 from robot_bridge.twin.shared_file import Mapped, SharedStateError, create
-from robot_bridge.twin.tasks import TASK_IDS, TASKS
+from robot_bridge.twin.tasks import SCENE_IDS, SCENES
 
 __all__ = [
     "Frame",
@@ -118,7 +118,7 @@ class WorldStateWriter:
         fields["sequence"][0] = self._sequence + 1
         fields["tick"][0] = tick
         fields["stamp_ns"][0] = stamp_ns
-        fields["task_index"][0] = TASK_IDS.index(task)
+        fields["task_index"][0] = SCENE_IDS.index(task)
         fields["scene_revision"][0] = scene_revision
         fields["robot_mode"][0] = robot_mode
         fields["safety_mode"][0] = safety_mode
@@ -172,8 +172,8 @@ class WorldStateReader:
     def _decode(self, record: Any) -> WorldState:
         if int(record["magic"]) != _MAGIC:
             raise SharedStateError(f"{self.path} is not a world state of this version; remove it and restart the lab")
-        task = TASK_IDS[int(record["task_index"])]
-        names = TASKS[task].objects
+        task = SCENE_IDS[int(record["task_index"])]
+        names = SCENES[task].objects
         return WorldState(
             tick=int(record["tick"]),
             stamp_ns=int(record["stamp_ns"]),

@@ -122,3 +122,8 @@ def _local(T_base_frame: Array, T_base_object: Array) -> Array:
     """Position [3] of an object in another object's frame."""
     local: Array = T_base_frame[:3, :3].T @ (T_base_object[:3, 3] - T_base_frame[:3, 3])
     return local
+
+
+def judge_nothing(_: SceneState) -> dict[str, bool]:
+    """There is no task in this scene: nothing can succeed."""
+    return {"the scene has a task": False}

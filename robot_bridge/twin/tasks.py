@@ -1,5 +1,7 @@
 """The four tasks: what is said, where objects stand, how a top-down gripper takes them, and when it worked.
 
+A task is a scene with something to do in it. The two calibration scenes are scenes without.
+
 No simulator in here: the operator, the trial plan and the web console read tasks without loading MuJoCo.
 
 Frames: positions are in ``base`` (table top at z = 0). An object's frame sits at the centre of its foot, except the
@@ -21,12 +23,18 @@ from robot_bridge.twin import success
 from robot_bridge.twin.grasp_plan import GraspPlan, top_down, yaw_of
 
 __all__ = [
+    "CALIBRATION",
+    "CALIBRATION_TABLE",
+    "SCENES",
+    "SCENE_IDS",
     "TASKS",
     "TASK_IDS",
     "GraspPlan",
     "PlacedObject",
     "Placement",
+    "Scene",
     "Task",
+    "get_scene",
     "get_task",
     "held_out_placements",
     "sample_placement",
@@ -55,19 +63,25 @@ class PlacedObject:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One task. ``objects`` is the order of poses in the shared state; the first placed object is the primary one."""
+class Scene:
+    """What stands on the table. ``objects`` is the order of poses in the shared state."""
 
     id: str
     instruction: str
     objects: tuple[str, ...]
     placed: tuple[PlacedObject, ...]
-    min_separation_m: float
-    grasp: GraspPlan
     judge: Callable[[success.SceneState], dict[str, bool]]
     success_words: str
     dwell_s: float
-    max_duration_s: float = 30.0
+    max_duration_s: float = field(default=30.0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Task(Scene):
+    """A scene and what to do in it; the first placed object is the primary one."""
+
+    min_separation_m: float
+    grasp: GraspPlan
 
     @property
     def primary(self) -> PlacedObject:
@@ -77,7 +91,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the objects of one episode stand: name to (x m, y m, yaw rad) in base; ``cell`` is set on the grid."""
+    """Where the objects of one episode stand: name to (x m, y m, yaw rad) in base; ``cell`` is set on the grid.
+
+    In a calibration scene nothing is placed: the board is where the cell's seed has put it.
+    """
 
     task: str
     objects: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
@@ -85,8 +102,9 @@ class Placement:
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
+        """Plain JSON types; for a calibration scene also where the board is."""
+        board = {"board": _BOARD_PLACES[self.task]} if self.task in _BOARD_PLACES else {}
+        return board | {
             "task": self.task,
             "objects": {name: list(pose) for name, pose in self.objects.items()},
             "cell": list(self.cell) if self.cell is not None else None,
@@ -101,8 +119,10 @@ class Placement:
             ValueError: a key is missing or the objects are not those of the task.
         """
         data: Any = json.loads(source) if isinstance(source, str) else source
+        if isinstance(data, Mapping) and "board" in data:
+            return cls(_scene_of_board(data["board"]), seed=int(data.get("seed", 0)))
         try:
-            task = get_task(data["task"])
+            task = get_scene(data["task"])
             objects = {name: _triple(name, pose) for name, pose in data["objects"].items()}
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a placement needs the keys task and objects, got {data!r}") from error
@@ -210,6 +230,24 @@ TASKS: dict[str, Task] = {
 }
 TASK_IDS = ("grasp_bottle", "place_cube", "pull_tissue", "place_bowl")
 
+CALIBRATION, CALIBRATION_TABLE = "calibration", "calibration_table"
+_BOARD_PLACES = {CALIBRATION: "tool", CALIBRATION_TABLE: "table"}
+_CALIBRATION_SCENES = {
+    scene_id: Scene(
+        id=scene_id,
+        instruction=f"look at the calibration board on the {place}",
+        objects=("board",),
+        placed=(),
+        judge=success.judge_nothing,
+        success_words=success.words(success.judge_nothing),
+        dwell_s=0.0,
+    )
+    for scene_id, place in _BOARD_PLACES.items()
+}
+SCENES: dict[str, Scene] = {**TASKS, **_CALIBRATION_SCENES}
+SCENE_IDS = (*TASK_IDS, *_CALIBRATION_SCENES)
+"""The tasks and, after them, the scenes without one."""
+
 
 def get_task(task_id: str) -> Task:
     """The task of that id.
@@ -220,6 +258,24 @@ def get_task(task_id: str) -> Task:
     if task_id not in TASKS:
         raise ValueError(f"unknown task {task_id!r}; choose one of {', '.join(TASK_IDS)}")
     return TASKS[task_id]
+
+
+def get_scene(scene_id: str) -> Scene:
+    """The task or calibration scene of that id.
+
+    Raises:
+        ValueError: no such scene; the message lists the choices.
+    """
+    if scene_id not in SCENES:
+        raise ValueError(f"unknown task {scene_id!r}; choose one of {', '.join(SCENE_IDS)}")
+    return SCENES[scene_id]
+
+
+def _scene_of_board(place: Any) -> str:
+    for scene_id, known in _BOARD_PLACES.items():
+        if place == known:
+            return scene_id
+    raise ValueError(f"the board is on the {' or the '.join(_BOARD_PLACES.values())}, got {place!r}")
 
 
 def sample_placement(task_id: str, rng: np.random.Generator) -> Placement:

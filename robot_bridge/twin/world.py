@@ -20,7 +20,7 @@ from robot_bridge.twin.gripper_model import FINGERS, HALF_STROKE_M, GripperDrive
 from robot_bridge.twin.scene_objects import CUBE_HALF_M, TISSUE_FREE_M, TISSUE_GRIP_N, TISSUE_SLOT_JOINTS
 from robot_bridge.twin.scenes import TIMESTEP_S, build_model
 from robot_bridge.twin.success import SceneState, SuccessReport
-from robot_bridge.twin.tasks import Placement, Task, get_task
+from robot_bridge.twin.tasks import Placement, Scene, Task, get_scene
 from robot_bridge.ur_kinematics import JOINT_SPEED_LIMITS_RADPS, DhDeltas
 
 Array = NDArray[np.float64]
@@ -43,21 +43,22 @@ class WorldDiverged(RuntimeError):
 
 
 class World:
-    """Arm, gripper and one task's objects.
+    """Arm, gripper and one scene's objects.
 
     Args:
-        task_id: which scene.
+        task_id: which scene, of ``tasks.SCENE_IDS``.
         dh_deltas: give the arm calibration deltas drawn from ``seed`` (attribute ``deltas``); False for nominal DH.
-        seed: names this arm unit.
+        seed: names this arm unit, and the mount of the board in a calibration scene.
 
     Raises:
         ValueError: unknown task.
     """
 
     def __init__(self, task_id: str, *, dh_deltas: bool = True, seed: int = 0) -> None:
-        self.task: Task = get_task(task_id)
+        self.task: Scene = get_scene(task_id)
+        self.seed = seed
         self.deltas: DhDeltas | None = DhDeltas.random(seed) if dh_deltas else None
-        self.model = build_model(task_id, self.deltas)
+        self.model = build_model(task_id, self.deltas, seed=seed)
         self.data = mujoco.MjData(self.model)
         self.gripper = GripperDrive(TIMESTEP_S)
         self.tick = 0
@@ -103,9 +104,7 @@ class World:
             ValueError: the placement belongs to another task.
         """
         if placement is None:
-            x, y = sum(self.task.primary.x_m) / 2, 0.0
-            others = {spec.name: (x, 0.20, 0.0) for spec in self.task.placed[1:]}
-            placement = Placement(self.task.id, {self.task.primary.name: (x, y, 0.0), **others})
+            placement = self._default_placement()
         if placement.task != self.task.id:
             raise ValueError(
                 f"this world holds {self.task.id}, the placement is for {placement.task}; build another World"
@@ -133,6 +132,13 @@ class World:
             self.step(self._q_last, gripper_opening)
         self._start_poses = self.object_poses()
         self._held_since_tick = -1
+
+    def _default_placement(self) -> Placement:
+        if not isinstance(self.task, Task):
+            return Placement(self.task.id)
+        x, y = sum(self.task.primary.x_m) / 2, 0.0
+        others = {spec.name: (x, 0.20, 0.0) for spec in self.task.placed[1:]}
+        return Placement(self.task.id, {self.task.primary.name: (x, y, 0.0), **others})
 
     def step(self, q_desired: Sequence[float], gripper_opening_target: float) -> None:
         """Advance by one tick of 2 ms; the drives follow ``q_desired`` [6] rad, the fingers an opening in [0, 1].

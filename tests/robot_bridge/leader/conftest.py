@@ -75,16 +75,18 @@ StartLeader = Callable[..., RunningLeader]
 
 @pytest.fixture
 def start_leader(loopback_host: str, tmp_path: Path) -> Iterator[StartLeader]:
-    """Starts leaders in the test's own directory: ``start_leader(offsets=None, servo_baud=1_000_000, **leader)``."""
+    """Starts leaders in the test's own directory: ``start_leader(offsets, servo_baud, leader_seed, **leader)``."""
     running: list[RunningLeader] = []
 
-    def start(offsets: LeaderOffsets | None = None, servo_baud: int = 1_000_000, **leader: Any) -> RunningLeader:
+    def start(
+        offsets: LeaderOffsets | None = None, servo_baud: int = 1_000_000, leader_seed: int = 0, **leader: Any
+    ) -> RunningLeader:
         cell = load_cell(TWIN_CELL, host=loopback_host)
         assert cell.twin is not None
         cell = dataclasses.replace(
             cell,
             leader=dataclasses.replace(cell.leader, port=str(tmp_path / "leader"), **leader),
-            twin=dataclasses.replace(cell.twin, directory=str(tmp_path)),
+            twin=dataclasses.replace(cell.twin, directory=str(tmp_path), leader_seed=leader_seed),
         )
         running.append(RunningLeader(cell, loopback_host, offsets, servo_baud))
         return running[-1]
