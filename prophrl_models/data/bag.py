@@ -35,6 +35,8 @@ from zstandard import ZstdError
 from prophrl_models.data.episode import NO_CALIBRATION, EpisodeMetadata
 from prophrl_models.data.streams import TopicError, resolve_topic
 
+CALIBRATION_FILE = "calibration.yaml"
+_CALIBRATION_RECORD = "calibration"
 _DAMAGE = (McapError, ZstdError, ValueError, KeyError, EOFError, struct.error)
 _KNOWN_KEYS = (
     *("episode_id", "task", "instruction", "operator", "operator_name", "outcome", "accepted", "note"),
@@ -117,6 +119,20 @@ class Bag:
         for topic, times in self.log_times_ns().items():
             digest.update(f"{topic} {self.topics[topic].type_name} ".encode() + times.astype("<i8").tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def calibration_yaml(self) -> str | None:
+        """The camera calibration in force, as its file read: beside the MCAP, else inside it; None without one."""
+        beside = self.path / CALIBRATION_FILE
+        if beside.is_file():
+            return beside.read_text(encoding="utf-8")
+        with self._damage_named():
+            for file in self.files:
+                with file.open("rb") as stream:
+                    for record in SeekingReader(stream).iter_metadata():
+                        if record.name == _CALIBRATION_RECORD and CALIBRATION_FILE in record.metadata:
+                            return record.metadata[CALIBRATION_FILE]
+        return None
 
     def resolve(self, name: str) -> str:
         """The absolute topic of a relative name.

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from prophrl_models.data.bag import Bag
+from prophrl_models.data.bag import CALIBRATION_FILE, Bag
 from prophrl_models.data.convert import Converter
 from prophrl_models.data.dataset_format import (
     COLOR_FILE,
@@ -111,9 +111,8 @@ def convert_into(folder: Path, bag_path: Path, header: DatasetHeader, topics: To
     writer = EpisodeWriter(folder)
     converter = Converter(bag, header.sync, writer.append, topics=topics, motion=header.motion)
     record = writer.finish(converter.run(header.convention), bag.content_id, bag.name)
-    calibration = bag.path / "calibration.yaml"
-    if calibration.is_file():
-        shutil.copyfile(calibration, folder / calibration.name)
+    if bag.calibration_yaml is not None:
+        (folder / CALIBRATION_FILE).write_text(bag.calibration_yaml, encoding="utf-8")
     return record
 
 

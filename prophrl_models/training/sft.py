@@ -135,6 +135,7 @@ def train_policy(
         "dataset": dataset.folder.name,
         "episodes": len(dataset),
         "rows": len(training_set),
+        "sync": dataset.sync.to_json(),
         "calibration_ids": sorted({row.calibration_id for row in dataset.table}),
         "training": dataclasses.asdict(config),
     }

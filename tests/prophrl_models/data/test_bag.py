@@ -87,6 +87,16 @@ def test_the_calibration_in_force_is_named(tmp_path: Path) -> None:
     assert Bag(small().write(tmp_path / "bags", calibration)).metadata.calibration_id == "hand-eye-2026-01-09"
 
 
+def test_the_calibration_itself_travels_with_the_bag_even_without_its_folder(tmp_path: Path) -> None:
+    calibration = tmp_path / "camera.yaml"
+    calibration.write_text("id: hand-eye-2026-01-09\nfx: 212.0\n")
+    folder = small().write(tmp_path / "bags", calibration)
+    assert Bag(folder).calibration_yaml == calibration.read_text()
+    (torn,) = folder.glob("*.mcap")
+    assert Bag(torn.rename(tmp_path / "alone.mcap")).calibration_yaml == calibration.read_text()
+    assert Bag(small().write(tmp_path / "without")).calibration_yaml is None
+
+
 def test_metadata_inside_the_file_is_used_when_it_was_torn_from_its_folder(tmp_path: Path) -> None:
     file = tmp_path / "lonely.mcap"
     with file.open("wb") as stream:

@@ -20,6 +20,8 @@ from prophrl_models.training.loop import LoopOptions, Progress
 from prophrl_models.training.sft import SftConfig, TrainingError, config_from, load_config, train_policy
 from tests.helpers.reaches import CONVENTION, DOWN_EULER, INSTRUCTION, camera, places, reach
 
+pytestmark = pytest.mark.timeout(400)  # the fixtures train; a busy machine takes its time
+
 SMALL = TinyConfig(channels=16, width=32, cond_width=32, heads=2, maps=2, bf16=False)
 LEARNING = SftConfig(
     batch_size=16, noise_samples=2, tiny=SMALL, loop=LoopOptions(steps=220, learning_rate=3e-3, warmup=20, ema=0.95)
