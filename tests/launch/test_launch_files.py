@@ -77,6 +77,11 @@ def test_the_lab_is_started_for_the_twin_and_never_for_hardware() -> None:
     assert "lab" in executables(plan_of(cell, cell="/some/twin.yaml", lab="true"))
 
 
+def test_the_overlay_is_there_for_those_who_ask_for_it() -> None:
+    plan = plan_of(launch_files()["cell"], cell="ur30e", overlay="true")
+    assert executables(plan) == ["camera", "arm", "transforms", "overlay"]
+
+
 def test_collection_and_evaluation_end_with_their_work_and_devices_come_back() -> None:
     collect, evaluate = (plan_of(launch_files()[name]) for name in ("collect", "evaluate"))
     by_name = {p.name.rsplit("-", 1)[0]: p for plan in (collect, evaluate) for p in plan.processes}

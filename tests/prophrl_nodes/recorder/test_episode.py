@@ -7,7 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mcap.records import Metadata
 from prophrl_nodes.recorder.episode import DiskFullError, EpisodeError, EpisodeInfo, EpisodeStore, open_episode
+from prophrl_nodes.recorder.mcap_records import Damage, read_records
+from prophrl_nodes.recorder.recording import Recording
+
+from calibration.camera import PinholeCamera
+from calibration.poses import transform
+from calibration.storage import load_calibration, save_camera
 
 
 @pytest.fixture
@@ -100,6 +107,39 @@ def test_a_calibration_without_an_id_is_known_by_its_content(store: EpisodeStore
         ids.append(folder.record["calibration_id"])
     assert ids[0] == ids[1] != ids[2]
     assert all(i.startswith("sha256-") for i in ids)
+
+
+def camera_at(x_m: float) -> PinholeCamera:
+    return PinholeCamera(212.0, 212.0, 211.5, 119.5, 424, 240, transform((x_m, 0.0, 0.0)))
+
+
+def test_a_calibration_replaced_between_two_episodes_shows_in_the_next_one_inside_and_beside_the_bag(
+    store: EpisodeStore, tmp_path: Path
+) -> None:
+    file = tmp_path / "camera.yaml"
+    seen = []
+    for x_m in (0.5, 0.5, 0.505):
+        expected = save_camera(file, camera_at(x_m), serial="234322304889")
+        text = file.read_text()
+        recording = Recording(store, EpisodeInfo(task="place_cube", calibration_file=str(file)))
+        save_camera(file, camera_at(9.0), serial="234322304889")  # too late for the episode that has begun
+        recording.close("done", {})
+        folder = recording.folder
+        records = {r.name: r.metadata for r in read_records(recording.writer.path, Damage()) if isinstance(r, Metadata)}
+        assert records["prophrl.episode"]["calibration_id"] == expected == folder.record["calibration_id"]
+        assert records["calibration"] == {"id": expected, "calibration.yaml": text}
+        assert (folder.path / "calibration.yaml").read_text() == text
+        assert load_calibration(folder.path / "calibration.yaml").id == expected
+        seen.append(expected)
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_calibration_edited_by_hand_is_not_recorded_under_the_id_it_had(store: EpisodeStore, tmp_path: Path) -> None:
+    file = tmp_path / "camera.yaml"
+    save_camera(file, camera_at(0.5), serial="1")
+    file.write_text(file.read_text().replace("fx: 212.0", "fx: 214.0"))
+    with pytest.raises(EpisodeError, match=r"wrong calibration.*was edited after calibration"):
+        store.start(EpisodeInfo(task="place_cube", calibration_file=str(file)))
 
 
 def test_a_folder_that_is_no_episode_is_named_as_such(tmp_path: Path) -> None:

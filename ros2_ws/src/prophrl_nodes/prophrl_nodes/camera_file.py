@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from calibration.camera import PinholeCamera
-from calibration.storage import CalibrationFileError, load_calibration
+from calibration.storage import CalibrationFileError, CameraCalibration, load_calibration
 from robot_bridge.cell import CellConfig
 
 
@@ -17,20 +17,22 @@ class CameraFile:
     """Watches one camera file.
 
     Attributes:
-        camera: newest valid calibration, None before the first.
+        calibration: newest valid one, None before the first.
+        camera: its camera with a fixed pose; None before the first, and when the camera rides on the tool.
         calibration_id: its name, empty before the first.
         problem: why there is none or why the newest file could not be used; empty when all is well.
     """
 
     def __init__(self, cell: CellConfig) -> None:
         self.path = camera_path(cell)
+        self.calibration: CameraCalibration | None = None
         self.camera: PinholeCamera | None = None
         self.calibration_id = ""
         self.problem = "not read yet"
         self._modified_ns = -1
 
     def reload_if_changed(self) -> bool:
-        """Read the file again if it was replaced; True when ``camera`` is new."""
+        """Read the file again if it was replaced; True when ``calibration`` is new."""
         try:
             modified_ns = self.path.stat().st_mtime_ns
         except FileNotFoundError:
@@ -45,7 +47,8 @@ class CameraFile:
         except CalibrationFileError as error:
             self.problem = str(error)
             return False
-        self.camera, self.calibration_id, self.problem = calibration.camera, calibration.id, ""
+        self.calibration, self.calibration_id, self.problem = calibration, calibration.id, ""
+        self.camera = calibration.camera if calibration.mode == "eye_to_hand" else None
         return True
 
 

@@ -24,6 +24,9 @@ ARM_JOINTS = (
 CAMERA_FRAME = "camera_color_optical_frame"
 """Frame of the colour image and of the depth that is registered to it (z forward)."""
 
+CAMERA_BODY_FRAME = "camera_color_frame"
+"""The colour sensor in REP-103's body axes (x forward, y left, z up), as realsense-ros names it."""
+
 GRIPPER_JOINT = "gripper"
 """Seventh joint of the leader: its position is the opening fraction, 0 closed, 1 open."""
 

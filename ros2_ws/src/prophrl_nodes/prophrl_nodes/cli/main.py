@@ -23,7 +23,8 @@ class Command:
 COMMANDS = {
     "demo": Command("demo", "the whole pipeline on the digital twin: demonstrations, training, trials, report"),
     "doctor": Command("doctor", "check this machine and cell, and say what to do about what is wrong"),
-    "launch": Command("launch", "start a launch file: cell, collect, policy, evaluate"),
+    "launch": Command("launch", "start a launch file: cell, calibrate, collect, policy, evaluate"),
+    "calibrate": Command("calibrate", "calibrate camera, leader and gripper; check that the camera has not moved"),
     "bag": Command("bag", "look at, check, repair and pack recorded episodes"),
     "dataset": Command("dataset", "turn bags into a dataset for training, and look at it"),
     "train": Command("train", "train a policy on a dataset"),

@@ -1,9 +1,9 @@
 """The follower arm and its gripper: measurements out, targets of the engaged source in, operator verbs.
 
 Subscribes to ``servo/target``; publishes what ``arm_publisher`` lists. ``arm/command`` (OperatorVerb) knows the verbs
-power_on, home, engage <source>, disengage, stop, recover, gripper <opening>; ``~/home ~/stop ~/recover ~/disengage``
-are the same without argument. Setpoints come from the driver's own 500 Hz thread; its watchdog holds the arm when
-targets stop, and the controller's watchdog when this process dies.
+power_on, home, move_joints <six angles in radians>, engage <source>, disengage, stop, recover, gripper <opening>;
+``~/home ~/stop ~/recover ~/disengage`` are the same without argument. Setpoints come from the driver's own 500 Hz
+thread; its watchdog holds the arm when targets stop, and the controller's watchdog when this process dies.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from robot_bridge.cell_files import open_cell
 from robot_bridge.servo import EngageRefused, ServoSnapshot, ServoState
 from robot_bridge.ur_arm import UrArm
 
-VERBS = ("power_on", "home", "engage", "disengage", "stop", "recover", "gripper")
+VERBS = ("power_on", "home", "move_joints", "engage", "disengage", "stop", "recover", "gripper")
 POLL_S = 0.004
 STATE_PERIOD_NS = 7_500_000
 """Measurements closer together than this are not all published: 125 Hz is what the driver takes while it servos."""
@@ -212,6 +212,9 @@ class ArmNode(ProphNode):
         if verb == "stop":
             arm.stop("stopped by the operator")
             return "the arm brakes; recover before engaging again"
+        if verb == "move_joints":
+            arm.move_joints(_angles(argument))
+            return "the arm is there"
         arm.move_home()
         return "the arm is at home"
 
@@ -248,6 +251,16 @@ def _opening(argument: str) -> float:
         return float(argument)
     except ValueError as error:
         raise Refused(f"gripper needs an opening between 0 (closed) and 1 (open), got {argument!r}") from error
+
+
+def _angles(argument: str) -> list[float]:
+    try:
+        angles = [float(word) for word in argument.replace(",", " ").split()]
+    except ValueError:
+        angles = []
+    if len(angles) != 6 or not all(map(math.isfinite, angles)):
+        raise Refused(f"move_joints needs six angles in radians, as '0 -1.57 1.57 -1.57 -1.57 0', got {argument!r}")
+    return angles
 
 
 def main() -> None:

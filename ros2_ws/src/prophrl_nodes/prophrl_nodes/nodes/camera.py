@@ -30,6 +30,7 @@ MILLIMETRE = 0.001
 
 PARAMETERS = (
     *CELL_PARAMETERS,
+    ParameterSpec("camera_profile", "", "size and rate as 848x480@15, empty as in the cell file"),
     ParameterSpec("publish_depth", True, "publish aligned depth beside colour"),
     ParameterSpec("tf_prefix", "", "put before the camera's frame name, for several cells"),
     ParameterSpec(
@@ -46,7 +47,8 @@ class CameraNode(ProphNode):
 
     def setup(self) -> None:
         """Read the cell; the camera is opened when the node is activated."""
-        self._config = open_cell(self.value("cell"), self.value("host")).camera
+        cell = open_cell(self.value("cell"), self.value("host"), camera_profile=self.value("camera_profile"))
+        self._config = cell.camera
         frame_id = f"{self.value('tf_prefix')}{CAMERA_FRAME}"
         height, width = self._config.height, self._config.width
         self._camera = D455(self._config)

@@ -1,7 +1,9 @@
-"""Publishes the cell's frames: /tf_static (base_link -> base, base -> camera) and /tf (base -> tcp).
+"""Publishes the cell's frames: /tf_static (base_link -> base, base or tcp -> camera) and /tf (base -> tcp).
 
 ``base`` is the UR controller's frame, in which all our poses are given; ``base_link`` is REP-103's, the same turned by
-pi about z. The camera stands where the cell's calibration file says. ``tf_prefix`` goes before every frame name.
+pi about z. The camera stands where the cell's calibration file says: fixed in base, or on the tool. Its frames bear
+realsense-ros's names; ``camera_link`` is not among them, because its offset from the colour sensor is no result of
+hand-eye calibration. ``tf_prefix`` goes before every frame name.
 """
 
 from __future__ import annotations
@@ -15,16 +17,31 @@ from geometry_msgs.msg import PoseStamped, TransformStamped, Vector3
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 
-from calibration.poses import transform
+from calibration.poses import Array, transform
+from calibration.storage import CameraCalibration
 from prophrl_nodes import qos
 from prophrl_nodes.camera_file import CameraFile
-from prophrl_nodes.messages import CAMERA_FRAME, header, to_nanoseconds, transform_stamped
+from prophrl_nodes.messages import CAMERA_BODY_FRAME, CAMERA_FRAME, header, to_nanoseconds, transform_stamped
 from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ParameterSpec, ProphNode, RateMeter, Value, run
 from robot_bridge.cell_files import open_cell
 
 T_BASE_LINK_BASE = transform((0.0, 0.0, 0.0), Rotation.from_euler("z", math.pi))
+T_OPTICAL_BODY = transform((0.0, 0.0, 0.0), Rotation.from_matrix([[0, -1, 0], [0, 0, -1], [1, 0, 0]]))
+"""Body axes (x forward, y left, z up) in the optical frame (x right, y down, z forward)."""
 
 PARAMETERS = (*CELL_PARAMETERS, ParameterSpec("tf_prefix", "", "put before every frame name, for several cells"))
+
+
+def static_frames(calibration: CameraCalibration | None) -> list[tuple[str, str, Array]]:
+    """Parent, child and ``T_parent_child`` [4, 4] of every frame that does not move against its parent."""
+    frames = [("base_link", "base", T_BASE_LINK_BASE)]
+    if calibration is not None:
+        if calibration.T_tool_camera is None:
+            frames.append(("base", CAMERA_FRAME, calibration.camera.T_base_camera))
+        else:
+            frames.append(("tcp", CAMERA_FRAME, calibration.T_tool_camera))
+        frames.append((CAMERA_FRAME, CAMERA_BODY_FRAME, T_OPTICAL_BODY))
+    return frames
 
 
 class TransformsNode(ProphNode):
@@ -69,11 +86,10 @@ class TransformsNode(ProphNode):
 
     def _publish_static(self) -> None:
         now_ns = time.time_ns()
-        transforms = [transform_stamped(T_BASE_LINK_BASE, now_ns, f"{self._prefix}base_link", f"{self._prefix}base")]
-        camera = self._camera_file.camera
-        if camera is not None:
-            frame = f"{self._prefix}{CAMERA_FRAME}"
-            transforms.append(transform_stamped(camera.T_base_camera, now_ns, f"{self._prefix}base", frame))
+        transforms = [
+            transform_stamped(T, now_ns, f"{self._prefix}{parent}", f"{self._prefix}{child}")
+            for parent, child, T in static_frames(self._camera_file.calibration)
+        ]
         self._static.publish(TFMessage(transforms=transforms))
 
     def _on_pose(self, message: PoseStamped) -> None:

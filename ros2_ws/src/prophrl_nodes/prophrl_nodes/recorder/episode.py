@@ -26,11 +26,13 @@ from typing import Any
 
 import yaml
 
+from calibration.storage import CalibrationFileError, parse
 from prophrl_nodes.recorder.metadata import sync_folder, write_atomically
 
 FORMAT = "prophrl-episode/1"
 INCOMPLETE = "incomplete"
 DISCARDED = "discarded"
+CALIBRATION = "calibration.yaml"
 OUTCOMES = ("success", "failure", "unknown")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -69,6 +71,12 @@ class EpisodeFolder:
         """The episode's name, also the folder's."""
         return str(self.record["episode_id"])
 
+    @property
+    def calibration(self) -> str:
+        """Text of the calibration that was in force when the episode began; empty when there was none."""
+        file = self.path / CALIBRATION
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+
     def save(self) -> None:
         """Write ``episode.json`` atomically."""
         write_atomically(self.path / "episode.json", json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
@@ -105,7 +113,8 @@ class EpisodeStore:
 
         Raises:
             DiskFullError: disk nearly full.
-            EpisodeError: unusable task or episode name, or the episode exists already.
+            EpisodeError: unusable task or episode name, the episode exists already, or a calibration that is not
+                what it says it is.
         """
         self.check_space()
         task = _checked_name("task", info.task)
@@ -124,7 +133,7 @@ class EpisodeStore:
         path = self.root / INCOMPLETE / episode_id
         path.mkdir(parents=True)
         if calibration:
-            (path / "calibration.yaml").write_bytes(calibration)
+            (path / CALIBRATION).write_bytes(calibration)
         record: dict[str, Any] = {
             "format": FORMAT,
             **asdict(info),
@@ -220,7 +229,11 @@ def git_revision() -> str:
 
 
 def _read_calibration(file: str) -> tuple[bytes, str]:
-    """Content of the calibration in force and its id: the one it names, or a hash of the content."""
+    """Content of the calibration in force and its id: the one it names, or a hash of the content.
+
+    A calibration in our own format must have the content its id stands for: an episode with the id of one calibration
+    and the numbers of another would mislead whoever trains on it.
+    """
     if not file:
         return b"", ""
     try:
@@ -234,6 +247,11 @@ def _read_calibration(file: str) -> tuple[bytes, str]:
     except yaml.YAMLError as error:
         raise EpisodeError(f"the camera calibration {file} is not valid YAML: {error}") from error
     named = document.get("id") if isinstance(document, Mapping) else None
+    if isinstance(document, Mapping) and str(document.get("format", "")).startswith("prophrl-"):
+        try:
+            parse(content, file)
+        except CalibrationFileError as error:
+            raise EpisodeError(f"nothing is recorded with a wrong calibration: {error}") from error
     return content, str(named or "sha256-" + hashlib.sha256(content).hexdigest()[:16])
 
 

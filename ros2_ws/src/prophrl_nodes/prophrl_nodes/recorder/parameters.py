@@ -20,6 +20,7 @@ _TOPICS: Any = [
     "io_and_status_controller/safety_mode",
     "policy/chunk",
     "executor/status",
+    "drift/verdict",
     "/tf",
     "/tf_static",
 ]

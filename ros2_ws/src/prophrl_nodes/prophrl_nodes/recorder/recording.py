@@ -39,6 +39,7 @@ class Recording:
             self.folder.path,
             self.folder.episode_id,
             episode=_strings(self.folder.record),
+            calibration=self.folder.calibration,
             flush_period_s=flush_period_s,
             sync_period_s=sync_period_s,
         )

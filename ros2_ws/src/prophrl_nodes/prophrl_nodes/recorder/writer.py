@@ -30,6 +30,8 @@ from prophrl_nodes.recorder.schemas import message_schema
 from prophrl_nodes.recorder.statistics import TopicStatistics
 
 EPISODE_RECORD = "prophrl.episode"
+CALIBRATION_RECORD = "calibration"
+"""MCAP metadata record with the keys ``id`` and ``calibration.yaml``: the text of the calibration in force."""
 _SEQUENCE_MASK = 0xFFFFFFFF  # MCAP keeps 32 bits
 
 
@@ -58,6 +60,7 @@ class BagWriter:
         name: str,
         *,
         episode: Mapping[str, str] | None = None,
+        calibration: str = "",
         flush_period_s: float = 0.5,
         sync_period_s: float = 1.0,
         compression: CompressionType = CompressionType.NONE,
@@ -68,6 +71,7 @@ class BagWriter:
             folder: the bag's folder.
             name: episode id; the file is named after it.
             episode: strings kept inside the file (task, instruction ...), so that they survive with it alone.
+            calibration: text of the camera calibration in force, kept inside the file for the same reason.
             flush_period_s: longest time a message stays in memory.
             sync_period_s: how often the file is brought from the kernel to the disk.
             compression: of the chunks; NONE while recording.
@@ -87,6 +91,9 @@ class BagWriter:
         self._mcap.start(profile="ros2", library=LIBRARY)
         if episode:
             self._mcap.add_metadata(EPISODE_RECORD, dict(episode))
+        if calibration:
+            named = {"id": (episode or {}).get("calibration_id", ""), "calibration.yaml": calibration}
+            self._mcap.add_metadata(CALIBRATION_RECORD, named)
         self._whole_bytes = self._file.tell()
         self._flushed_s = time.monotonic()
         self._open = True

@@ -1,0 +1,160 @@
+"""The drift node over a real cell on the twin: a camera that is bumped between two episodes is noticed, no other is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
+from prophrl_interfaces.action import RecordEpisode
+from prophrl_interfaces.msg import RecorderStatus, ServoStatus
+from prophrl_interfaces.srv import FinishEpisode
+from prophrl_nodes import qos
+from rclpy.action import ActionClient
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+
+from robot_bridge.twin.lab import Lab
+from robot_bridge.twin.lab_client import LabClient, OperatorClient
+
+LIVENESS_S = 90.0
+TOPICS = "[camera/color/image_raw, joint_states, gripper/state, drift/verdict]"
+REACHES_DEG = (
+    (-10.0, 12.0, 8.0, -20.0, 0.0, 15.0),
+    (12.0, 20.0, -6.0, -14.0, 0.0, -20.0),
+    (0.0, 5.0, 5.0, 0.0, 0.0, 0.0),
+)
+
+
+class WatchedCell:
+    """Arm, leader, teleop, camera, recorder and drift nodes on a lab; the leader's hand reaches about."""
+
+    def __init__(self, graph: Any, lab: Lab, folder: Path) -> None:
+        self.graph, self.lab = graph, lab
+        self.bags, self.references = folder / "bags", folder / "references"
+        self.operator = OperatorClient(lab.host)
+        self.joints: list[JointState] = graph.collect(JointState, "joint_states")
+        self.servo: list[ServoStatus] = graph.collect(ServoStatus, "servo/status", qos.STATE)
+        self.recorder: list[RecorderStatus] = graph.collect(RecorderStatus, "recorder/status", qos.STATE)
+        self.verdicts: list[DiagnosticArray] = graph.collect(DiagnosticArray, "drift/verdict", qos.STATE)
+        self._record = ActionClient(graph.node, RecordEpisode, "record_episode")
+        for name in ("arm", "gello", "teleop", "camera"):
+            graph.start(f"prophrl_nodes.nodes.{name}", host=lab.host)
+        graph.start(
+            "prophrl_nodes.nodes.recorder",
+            host=lab.host,
+            output=self.bags,
+            topics=TOPICS,
+            required_topics="[camera/color/image_raw, joint_states, gripper/state, drift/verdict]",
+            disk_reserve_gb=0.0,
+            publisher_wait_s=30.0,
+        )
+        self.drift = self.start_drift()
+
+    def start_drift(self) -> Any:
+        return self.graph.start(
+            "prophrl_nodes.nodes.drift", host=self.lab.host, output=self.bags, references=self.references
+        )
+
+    def engage(self) -> None:
+        def engaged() -> bool:
+            return bool(self.graph.call(Trigger, "teleop/engage", timeout_s=LIVENESS_S).success)
+
+        self.graph.until(engaged, "teleop to engage", LIVENESS_S)
+        self.graph.until(lambda: self.servo[-1].state == ServoStatus.FOLLOWING, "the arm to follow", LIVENESS_S)
+
+    def begin(self, episode_id: str) -> Any:
+        self.graph.until(self._record.server_is_ready, "the recorder's action to be there", LIVENESS_S)
+        answer = self._record.send_goal_async(RecordEpisode.Goal(task="place_cube", episode_id=episode_id))
+        self.graph.until(answer.done, "an answer to the goal", LIVENESS_S)
+        assert answer.result().accepted
+        return answer.result()
+
+    def reach_about(self) -> None:
+        """Some eight seconds of motion in the camera's view."""
+        home = np.array(self.operator.status()["q"])
+        for reach in (*REACHES_DEG, (0.0,) * 6):
+            goal = home + np.radians(reach)
+            self.operator.call("set_joints", q=goal.tolist(), seconds=2.0)
+            self.graph.until(
+                lambda goal=goal: np.abs(np.array(self.joints[-1].position)[:6] - goal).max() < 0.05,
+                "the arm to follow the leader",
+                LIVENESS_S,
+            )
+
+    def episode(self, episode_id: str, *, accept: bool = True) -> dict[str, Any]:
+        """Record one and return what the drift node wrote beside its bag."""
+        self.begin(episode_id)
+        self.reach_about()
+        return self.finish(episode_id, accept=accept)
+
+    def finish(self, episode_id: str, *, accept: bool = True) -> dict[str, Any]:
+        request = FinishEpisode.Request(accept=accept, outcome="success")
+        assert self.graph.call(FinishEpisode, "recorder/finish", request, timeout_s=LIVENESS_S).success
+        file = self.bags / ("place_cube" if accept else "discarded") / episode_id / "drift.json"
+        self.graph.until(file.is_file, f"{file} to be written", LIVENESS_S)
+        written: dict[str, Any] = json.loads(file.read_text())
+        return written
+
+
+@pytest.fixture
+def lab(loopback_host: str) -> Iterator[Lab]:
+    with Lab("twin", loopback_host, restart=True) as lab:
+        yield lab
+
+
+def verdicts_in(bag: Path) -> list[dict[str, str]]:
+    with next(bag.glob("*.mcap")).open("rb") as file:
+        reader = make_reader(file, decoder_factories=[DecoderFactory()])
+        messages = [message for *_, message in reader.iter_decoded_messages(topics=["/drift/verdict"])]
+    return [{value.key: value.value for value in message.status[0].values} for message in messages]
+
+
+@pytest.mark.slow
+def test_a_camera_bumped_between_episodes_is_noticed_and_one_left_alone_is_not(
+    graph: Any, lab: Lab, tmp_path: Path
+) -> None:
+    cell = WatchedCell(graph, lab, tmp_path)
+    cell.engage()
+    assert cell.episode("a-discarded", accept=False)["verdict"] == "unknown"
+    assert not list(cell.references.glob("*"))
+
+    first = cell.episode("b-reference")
+    assert first["verdict"] == "reference", first
+    assert len(list(cell.references.glob(f"{first['calibration_id']}-424x240.*"))) == 2
+
+    second = cell.episode("c-untouched")
+    assert second["verdict"] == "still", second
+    assert second["reference_episode"] == "b-reference"
+    graph.wait_said("drift", "stands where it was calibrated", timeout_s=LIVENESS_S)
+
+    with LabClient(lab.host) as client:
+        client.nudge_camera([0.010, 0.0, 0.0, 0.0, 0.0, 0.0])
+    third = cell.episode("d-bumped")
+    assert third["verdict"] == "moved", third
+    assert 1.0 < third["pixels"] < 4.0  # 10 mm at 0.75 to 1.3 m, focal length 212 px
+    assert 5.0 < third["millimetres"] < 15.0
+    assert "prophrl launch calibrate" in third["reason"]
+    said = graph.wait_said("drift", "the camera was moved", timeout_s=LIVENESS_S)
+    assert said.level == DiagnosticStatus.WARN
+
+    # The bag of an episode holds the verdict known when it began, and the one about itself if it lasted long enough.
+    held = verdicts_in(cell.bags / "place_cube" / "d-bumped")
+    assert (held[0]["episode_id"], held[0]["verdict"]) == ("c-untouched", "still")
+    assert (held[-1]["episode_id"], held[-1]["verdict"], held[-1]["provisional"]) == ("d-bumped", "moved", "true")
+
+    # A node that is stopped right after the last episode still writes its verdict, and a new one knows the reference.
+    with LabClient(lab.host) as client:
+        client.nudge_camera([0.0] * 6)
+    cell.begin("e-last")
+    cell.reach_about()
+    graph.call(FinishEpisode, "recorder/finish", FinishEpisode.Request(accept=True, outcome="success"))
+    assert cell.drift.stop() == 0
+    last = json.loads((cell.bags / "place_cube" / "e-last" / "drift.json").read_text())
+    assert (last["verdict"], last["reference_episode"]) == ("still", "b-reference")
