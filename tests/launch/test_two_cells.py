@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,7 +102,8 @@ def test_two_launched_cells_see_and_stop_only_themselves(cells: list[LaunchedCel
     assert second.safety[-1].mode == NORMAL
 
     first.stop()
-    left = [p for p in psutil.process_iter(["cmdline"]) if first.host in " ".join(p.info["cmdline"] or [])]
+    own = re.compile(re.escape(first.host) + r"(?!\d)")
+    left = [p for p in psutil.process_iter(["cmdline"]) if own.search(" ".join(p.info["cmdline"] or []))]
     assert left == []
     second.fresh_joints()
     assert second.safety[-1].mode == NORMAL
