@@ -48,14 +48,14 @@ def save_intrinsics(path: str | Path, result: IntrinsicsResult, *, serial: str) 
         "serial": serial,
         "image": {"width": camera.width, "height": camera.height},
         "intrinsics": {
-            "fx": round(camera.fx, 6),
-            "fy": round(camera.fy, 6),
-            "cx": round(camera.cx, 6),
-            "cy": round(camera.cy, 6),
+            "fx": round(float(camera.fx), 6),
+            "fy": round(float(camera.fy), 6),
+            "cx": round(float(camera.cx), 6),
+            "cy": round(float(camera.cy), 6),
             "distortion": distortion,
         },
-        "rms_px": round(result.rms_px, 6),
-        "held_out_rms_px": round(result.held_out_rms_px, 6) if math.isfinite(result.held_out_rms_px) else None,
+        "rms_px": round(float(result.rms_px), 6),
+        "held_out_rms_px": round(float(result.held_out_rms_px), 6) if math.isfinite(result.held_out_rms_px) else None,
         "views": int(np.isfinite(result.per_view_rms_px).sum()),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

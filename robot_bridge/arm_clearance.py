@@ -24,32 +24,39 @@ Array = NDArray[np.float64]
 
 STEP_M = 0.02
 """No point of the arm moves farther than this between two samples of a path."""
+COARSE_STEP_M = 0.12
+"""Most paths lead through free space: that shows with a sixth of the samples."""
 JOINT_MARGIN_RAD = 0.05
 MAX_SAMPLES = 800
 
-BASE, SHOULDER, UPPER_ARM, FOREARM, WRIST_1, WRIST_2, WRIST_3, GRIPPER, PLATE = (
-    "base", "shoulder", "upper arm", "forearm", "wrist 1", "wrist 2", "wrist 3", "gripper", "board",
+BASE, SHOULDER, UPPER_ARM, FOREARM, WRIST_1, WRIST_2, WRIST_3, GRIPPER, BOARD, TOOL_CAMERA = (
+    "base", "shoulder", "upper arm", "forearm", "wrist 1", "wrist 2", "wrist 3", "gripper", "board", "tool camera",
 )  # fmt: skip
 _PAIRS = (
-    (SHOULDER, FOREARM), (SHOULDER, WRIST_1), (SHOULDER, WRIST_2), (SHOULDER, WRIST_3), (SHOULDER, GRIPPER),
-    (SHOULDER, PLATE), (BASE, FOREARM), (BASE, WRIST_1), (BASE, WRIST_2), (BASE, WRIST_3), (BASE, GRIPPER),
-    (BASE, PLATE), (UPPER_ARM, WRIST_1), (UPPER_ARM, WRIST_2), (UPPER_ARM, WRIST_3), (UPPER_ARM, GRIPPER),
-    (UPPER_ARM, PLATE), (FOREARM, WRIST_3), (FOREARM, GRIPPER), (FOREARM, PLATE), (WRIST_1, GRIPPER),
-    (WRIST_1, PLATE), (WRIST_2, PLATE),
-)  # fmt: skip
+    *((SHOULDER, part) for part in (FOREARM, WRIST_1, WRIST_2, WRIST_3, GRIPPER, BOARD, TOOL_CAMERA)),
+    *((BASE, part) for part in (FOREARM, WRIST_1, WRIST_2, WRIST_3, GRIPPER, BOARD, TOOL_CAMERA)),
+    *((UPPER_ARM, part) for part in (WRIST_1, WRIST_2, WRIST_3, GRIPPER, BOARD, TOOL_CAMERA)),
+    *((FOREARM, part) for part in (WRIST_3, GRIPPER, BOARD, TOOL_CAMERA)),
+    *((WRIST_1, part) for part in (GRIPPER, BOARD, TOOL_CAMERA)),
+    (WRIST_2, BOARD),
+)
 """Parts that can touch each other. Others are joined, or kept apart by the joints between them."""
-_ABOVE_TABLE = (UPPER_ARM, FOREARM, WRIST_1, WRIST_2, WRIST_3, GRIPPER, PLATE)
-_MEETS_CAMERA = (FOREARM, WRIST_1, WRIST_2, WRIST_3, GRIPPER, PLATE)
+_ABOVE_TABLE = (UPPER_ARM, FOREARM, WRIST_1, WRIST_2, WRIST_3, GRIPPER, BOARD, TOOL_CAMERA)
+_MEETS_CAMERA = (FOREARM, WRIST_1, WRIST_2, WRIST_3, GRIPPER, BOARD)
 
 
 @dataclass(frozen=True)
 class Plate:
-    """A flat thing on the tool: ``T_tcp_plate`` [4, 4] of its corner, size along that frame's x and y, in metres."""
+    """A flat thing on the tool: ``T_tcp_plate`` [4, 4] of its corner, size along that frame's x and y, in metres.
+
+    ``part`` is what it is: a camera sits close to the flange and cannot reach wrist 2, a board may.
+    """
 
     T_tcp_plate: Array
     width_m: float
     height_m: float
     half_thickness_m: float = 0.015
+    part: str = BOARD
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def _plate_capsules(plate: Plate, T_tool0_tcp: Array) -> list[_Capsule]:
         inset = min(radius, 0.5 * plate.width_m)
         ends = np.array([[inset, y, 0.0, 1.0], [plate.width_m - inset, y, 0.0, 1.0]]) @ T.T
         start, end = ends[0, :3], ends[1, :3]
-        capsules.append(_Capsule(PLATE, 7, tuple(map(float, start)), tuple(map(float, end)), radius))  # type: ignore[arg-type]
+        capsules.append(_Capsule(plate.part, 7, tuple(map(float, start)), tuple(map(float, end)), radius))  # type: ignore[arg-type]
     return capsules
 
 
@@ -159,9 +166,12 @@ class ArmClearance:
         worst = int(distances[0].argmin())
         return Clearance(float(distances[0, worst]), names[worst])
 
-    def along(self, q_start: ArrayLike, q_goal: ArrayLike) -> Clearance:
-        """Smallest distance on the straight joint path between two configurations [6] radians."""
-        Q = self.path(q_start, q_goal)
+    def along(self, q_start: ArrayLike, q_goal: ArrayLike, step_m: float = STEP_M) -> Clearance:
+        """Smallest distance on the straight joint path between two configurations [6] radians.
+
+        The distance holds for the whole path; it is too small by at most half of ``step_m``.
+        """
+        Q = self.path(q_start, q_goal, step_m)
         ends = self._segments(Q)
         distances, names = self._distances(ends)
         worst = int(distances.argmin())
@@ -170,11 +180,11 @@ class ArmClearance:
             between = 0.5 * float(np.linalg.norm(np.diff(ends, axis=0), axis=-1).max())
         return Clearance(float(distances.ravel()[worst]) - between, names[worst % distances.shape[1]])
 
-    def path(self, q_start: ArrayLike, q_goal: ArrayLike) -> Array:
-        """Samples [M, 6] of the straight joint path, at most ``STEP_M`` apart anywhere on the arm."""
+    def path(self, q_start: ArrayLike, q_goal: ArrayLike, step_m: float = STEP_M) -> Array:
+        """Samples [M, 6] of the straight joint path, at most ``step_m`` apart anywhere on the arm."""
         start, goal = np.asarray(q_start, dtype=np.float64), np.asarray(q_goal, dtype=np.float64)
         reach = np.array([1.6, 1.5, 1.0, 0.6, 0.5, 0.4])  # no point behind the joint is farther from its axis
-        count = int(np.clip(math.ceil(float(np.abs(goal - start) @ reach) / STEP_M), 1, MAX_SAMPLES))
+        count = int(np.clip(math.ceil(float(np.abs(goal - start) @ reach) / step_m), 1, MAX_SAMPLES))
         return np.asarray(start + np.linspace(0.0, 1.0, count + 1)[:, None] * (goal - start))
 
     # --- geometry ---
@@ -259,6 +269,8 @@ def path_problem(
     if np.any(positions[-1] < low) or np.any(positions[-1] > high):
         at = ", ".join(f"{value:.3f}" for value in positions[-1])
         return f"the goal puts the TCP at ({at}) m in base, outside the workspace box"
+    if clearance.along(q_start, goal, COARSE_STEP_M).distance_m >= margin_m:
+        return ""
     nearest = clearance.along(q_start, goal)
     if nearest.distance_m < min(margin_m, clearance.at(q_start).distance_m - 0.005):
         return (

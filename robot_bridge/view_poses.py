@@ -22,7 +22,7 @@ from calibration.board import Board
 from calibration.camera import PinholeCamera
 from calibration.hand_eye_types import Mode
 from calibration.poses import inverse, transform
-from robot_bridge.arm_clearance import ArmClearance, Plate, Surroundings, path_problem
+from robot_bridge.arm_clearance import TOOL_CAMERA, ArmClearance, Plate, Surroundings, path_problem
 from robot_bridge.cell import SafetyConfig
 from robot_bridge.ur_kinematics import Kinematics, Unreachable
 
@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 
 CAMERA_RADIUS_M = 0.10
 """A D455 with bracket and plug fits into a sphere of this radius around its optical frame."""
+TOOL_CAMERA_SIZE_M = (0.16, 0.08)
+"""The same camera on the tool, with its bracket, across its optical axis."""
 MAX_TURN_RAD = 2.6
 """No joint turns farther than this from the posture the sequence began with: cables, and moves that stay short."""
 
@@ -103,9 +105,9 @@ def clearance_for(setup: ViewSetup, kinematics: Kinematics, *, doubt_m: float = 
         plate = Plate(corner, width + 2 * edge, height + 2 * edge)
         return ArmClearance(kinematics, Surroundings(spheres=((camera, CAMERA_RADIUS_M + doubt_m),)), plate)
     # The camera on the tool is a small box at its optical frame; the board on the table is no higher than the table.
-    size = 2.0 * CAMERA_RADIUS_M
-    corner = setup.X @ transform((-0.5 * size, -0.25 * size, -0.02))
-    return ArmClearance(kinematics, Surroundings(), Plate(corner, size, 0.5 * size, 0.03))
+    width, height = TOOL_CAMERA_SIZE_M
+    corner = setup.X @ transform((-0.5 * width, -0.5 * height, -0.01))
+    return ArmClearance(kinematics, Surroundings(), Plate(corner, width, height, 0.02 + doubt_m, TOOL_CAMERA))
 
 
 def candidates(

@@ -52,14 +52,14 @@ class DrawnCell:
         self.moves: list[np.ndarray] = []
         self.stop_after = 1000
         self.hidden = False
+        self.robot_error = np.eye(4)
         # What would be drawn into an image and found again is handed over directly: rendering has its own tests.
         monkeypatch.setattr(calibration_look, "detect", lambda image, board: self._view())
         monkeypatch.setattr(calibration_look, "explain_absence", lambda image, board: "no marker in view")
 
     def arm(self) -> ArmReading:
         self.now_ns += 100_000_000
-        noise = offset(self.rng, 0.0002, 0.05)
-        return ArmReading(self.q, np.zeros(6), KINEMATICS.forward(self.q) @ noise, self.now_ns)
+        return ArmReading(self.q, np.zeros(6), KINEMATICS.forward(self.q) @ self.robot_error, self.now_ns)
 
     def image(self, after_ns: int) -> CameraImage:
         self.now_ns = max(self.now_ns, after_ns) + 100_000_000
@@ -73,6 +73,9 @@ class DrawnCell:
         self.check()
         self.moves.append(np.array(q))
         self.q = np.array(q)
+        # What a robot gets wrong it gets wrong as long as it stands there: 0.2 mm and 0.05 degrees on each axis.
+        turn = Rotation.from_rotvec(np.radians(self.rng.normal(0.0, 0.05, 3)))
+        self.robot_error = transform(self.rng.normal(0.0, 0.0002, 3), turn)
 
     def _view(self) -> BoardView | None:
         T = self.true.T_camera_board(KINEMATICS.forward(self.q))
@@ -82,7 +85,7 @@ class DrawnCell:
         if self.hidden or inside.sum() < 6:
             return None
         found = np.flatnonzero(inside)
-        noisy = pixels[found] + self.rng.normal(0.0, 0.1, (len(found), 2))
+        noisy = pixels[found] + self.rng.normal(0.0, 0.3, (len(found), 2))
         return BoardView(found.astype(np.int32), noisy, 848, 480)
 
 
@@ -109,7 +112,7 @@ def errors(X: np.ndarray, true: np.ndarray) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("mode", ["eye_to_hand", "eye_in_hand"])
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 100])
 def test_a_camera_that_stands_centimetres_from_the_guess_is_found(
     mode: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

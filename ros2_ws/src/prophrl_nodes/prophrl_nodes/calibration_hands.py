@@ -19,6 +19,7 @@ from prophrl_nodes.calibration_look import ArmReading, CalibrationStopped, Camer
 from prophrl_nodes.calls import CallError, call, demand, demand_within, wait_future
 from prophrl_nodes.messages import ARM_JOINTS, joint_positions, to_matrix, to_nanoseconds
 from prophrl_nodes.node_base import ProphNode
+from robot_bridge.arm_types import PROGRAM_ENDED
 
 Array = NDArray[np.float64]
 
@@ -26,6 +27,7 @@ FRESH_S = 0.5
 SILENCE_S = 5.0
 MOVE_TIMEOUT_S = 75.0
 POLL_S = 0.01
+CAUSE_S = 1.0
 PAIR_NS = 4_000_000
 """Joints and pose whose stamps differ by less belong to one measurement (they come at 125 Hz)."""
 
@@ -35,6 +37,8 @@ class CellHands:
 
     def __init__(self, node: ProphNode) -> None:
         self.cancelled: Callable[[], str] = lambda: ""
+        self.needs_arm = True
+        """False while a person moves the arm, with the pendant perhaps: it need not obey us then."""
         self._lock = threading.Lock()
         self._joints: JointState | None = None
         self._pose: PoseStamped | None = None
@@ -56,7 +60,7 @@ class CellHands:
         cancelled = self.cancelled()
         if cancelled:
             raise CalibrationStopped(cancelled)
-        reason = self.stop_reason()
+        reason = self.stop_reason() if self.needs_arm else ""
         if reason:
             raise CalibrationStopped(f"the arm stopped: {reason}")
 
@@ -100,7 +104,17 @@ class CellHands:
         except CallError as error:
             raise CalibrationStopped(str(error)) from error
         if not response.success:
-            raise CalibrationStopped(response.message)
+            raise CalibrationStopped(self._cause(response.message))
+
+    def _cause(self, message: str) -> str:
+        """The end of the control program is heard of a moment before the safety stop that ended it."""
+        deadline_s = time.monotonic() + CAUSE_S
+        while PROGRAM_ENDED in message and time.monotonic() < deadline_s:
+            reason = self.stop_reason()
+            if reason and reason != PROGRAM_ENDED:
+                return reason
+            time.sleep(POLL_S)
+        return message
 
     # ---- what the node asks
 

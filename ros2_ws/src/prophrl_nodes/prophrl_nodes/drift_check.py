@@ -9,18 +9,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from calibration.board import Board, BoardView, detect
 from calibration.camera import PinholeCamera
+from calibration.camera_shift import DriftReport, shift_jacobian
 from calibration.drift import check_marker, make_marker_reference
 from calibration.poses import from_ur
 from calibration.record import Calibration
-from calibration.robot_drift import RobotDriftReport, check_robot, make_robot_reference
+from calibration.robot_drift import check_robot, make_robot_reference
 from calibration.storage import CameraCalibration
 from prophrl_nodes.drift_frames import EpisodeFrames
 from prophrl_nodes.drift_references import DriftReference
-from prophrl_nodes.drift_verdict import DriftVerdict, Verdict, voice_of
+from prophrl_nodes.drift_verdict import DriftVerdict, voice_of
 from robot_bridge.arm_outline import ArmOutline
 from robot_bridge.cell import CellConfig
 from robot_bridge.ur_kinematics import Kinematics
@@ -49,7 +51,10 @@ class DriftChecker:
     def __init__(self, cell: CellConfig, board: Board | None = None) -> None:
         self._outline = ArmOutline(Kinematics(tool=from_ur(cell.robot.tcp_offset)))
         self._board = board
-        self._next_action = f"run: prophrl launch calibrate cell:={cell.name}"
+        (x0, y0, z0), (x1, y1, _) = cell.safety.workspace_min_m, cell.safety.workspace_max_m
+        grid = np.meshgrid(np.linspace(x0, x1, 9), np.linspace(y0, y1, 9), z0, indexing="ij")
+        self._table_N3 = np.stack(grid, axis=-1).reshape(-1, 3)
+        self._next_action = f"prophrl launch calibrate cell:={cell.name}"
 
     def reference(
         self, frames: EpisodeFrames | None, calibration: Calibration | CameraCalibration, episode_id: str
@@ -100,42 +105,56 @@ class DriftChecker:
             marker = check_marker(reference.marker, views) if reference.marker is not None else None
         except ValueError as error:  # another resolution or arm model than the reference's
             return replace(said, reason=str(error))
-        said = self._said(said, robot)
-        if marker is None:
-            return said
-        said = replace(said, voices={**said.voices, "marker": voice_of(marker)})
-        if marker.moved and said.verdict == "unknown":
-            shown = replace(said, pixels=marker.pixels, millimetres=marker.millimetres, offset_px=marker.offset_px)
-            shown = replace(shown, sigma_px=marker.sigma_px, sigma_mm=marker.sigma_mm)
-            return replace(shown, verdict="moved", reason=f"marker: {marker.reason}; {self._next_action}")
-        if marker.moved and said.verdict == "still":
-            note = f"the marker is displaced by {marker.pixels:.2f} px although the robot is not: it was moved itself"
-            return replace(said, reason=f"{said.reason}; {note}")
-        if marker.verdict == "still" and said.verdict == "unknown":
-            return replace(said, verdict="still", reason=f"marker: {marker.reason}")
-        return said
-
-    def _said(self, said: DriftVerdict, robot: RobotDriftReport) -> DriftVerdict:
-        result = robot.result
-        verdict: Verdict = result.verdict
         voices = {"robot": voice_of(robot.robot)}
         if robot.scenery is not None:
             voices["scenery"] = voice_of(robot.scenery)
-        reason = f"{result}; {self._next_action}" if result.moved else str(result)
-        if not result.used:
-            return replace(said, reason="nothing of the robot is in view", voices=voices)
+        if marker is not None:
+            voices["marker"] = voice_of(marker)
+        said = replace(said, voices=voices)
+        camera = reference.camera
+        if marker is not None and robot.result.verdict == "unknown" and marker.verdict != "unknown":
+            return self._said(said, marker, camera)
+        if not robot.result.used:
+            return replace(said, reason="nothing of the robot is in view")
+        said = self._said(said, robot.result, camera)
+        if marker is not None and marker.moved and not said.moved:
+            note = f"the marker is displaced by {marker.pixels:.2f} px although the robot is not: it was moved itself"
+            return replace(said, reason=f"{said.reason}; {note}")
+        return said
+
+    def _said(self, said: DriftVerdict, report: DriftReport, camera: PinholeCamera) -> DriftVerdict:
+        """Verdict and figures of one of the checks, with what its shift means where the objects are."""
+        mm, sigma_mm = self._on_table(report, camera)
+        measured = f"{report.source}: the picture is displaced by {report.pixels:.2f} px +- {report.sigma_px:.2f}"
+        reason = f"{measured}, {mm:.1f} mm on the table"
+        if report.moved:
+            reason = f"{reason}; put the camera back, or calibrate again with: {self._next_action}"
+        elif report.verdict == "unknown":
+            reason = f"{reason}: too uncertain for a verdict"
         return replace(
             said,
-            verdict=verdict,
+            verdict=report.verdict,
             reason=reason,
-            pixels=result.pixels,
-            millimetres=result.millimetres,
-            sigma_px=result.sigma_px,
-            sigma_mm=result.sigma_mm,
-            offset_px=result.offset_px,
-            camera_shift_6=tuple(float(value) for value in result.delta_6),
-            voices=voices,
+            pixels=report.pixels,
+            millimetres=mm,
+            sigma_px=report.sigma_px,
+            sigma_mm=sigma_mm,
+            offset_px=report.offset_px,
+            camera_shift_6=tuple(float(value) for value in report.delta_6),
         )
+
+    def _on_table(self, report: DriftReport, camera: PinholeCamera) -> tuple[float, float]:
+        """Rms error and its standard deviation, in mm across the line of sight, of what is seen of the table."""
+        pixels, depth = camera.project(self._table_N3)
+        with np.errstate(invalid="ignore"):
+            seen = (depth > 0.0) & np.all((pixels >= 0.0) & (pixels < [camera.width, camera.height]), axis=1)
+        if not seen.any():
+            return report.millimetres, report.sigma_mm
+        mm_per_px = 1e3 * depth[seen] / np.sqrt(camera.fx * camera.fy)
+        J = shift_jacobian(camera, self._table_N3[seen]) * mm_per_px[:, None, None]
+        G = np.einsum("nki,nkj->ij", J, J) / len(J)
+        variance = float(np.trace(G @ report.covariance_66))
+        return float(np.sqrt(report.delta_6 @ G @ report.delta_6)), float(np.sqrt(variance))
 
     def _views(self, frames: EpisodeFrames) -> list[BoardView]:
         if self._board is None:

@@ -20,9 +20,10 @@ Verdict = Literal["still", "moved", "unknown", "reference"]
 class DriftVerdict:
     """Verdict, one sentence with what to do, and the figures behind it.
 
-    ``pixels`` and ``millimetres``: rms displacement of the robot's visible points in the image and at their distance;
-    ``sigma_*`` their uncertainty; None where nothing was measured. ``voices``: the same by robot, scenery and marker.
-    ``provisional``: the episode was still being recorded.
+    ``pixels``: rms displacement of the robot's visible points in the image; ``millimetres``: rms error, across the line
+    of sight, of what is seen of the table in the workspace; ``sigma_*`` their uncertainty; None where nothing was
+    measured. ``voices``: what robot, scenery and marker say, each at its own distance. ``provisional``: the episode
+    was still being recorded.
     """
 
     verdict: Verdict

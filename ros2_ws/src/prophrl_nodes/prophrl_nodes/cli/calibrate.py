@@ -7,7 +7,7 @@
   prophrl calibrate gello --cell ur30e              the leader arm in its jig
   prophrl calibrate gripper --cell ur30e            the gripper's counts at its two ends
   prophrl calibrate resolve NAME                    judge and re-solve a calibration of easy_handeye2
-  prophrl calibrate check REFERENCE BAG ...         has the camera moved since the reference was recorded?
+  prophrl calibrate check runs/collect/bags         has the camera moved between episodes?
 
 The procedure, what good numbers are, and what to do when a gate fails: docs/calibration.md.
 """
@@ -24,7 +24,7 @@ _VERBS = {
     "gello": ("calibrate_gello", "the leader arm's zeros, directions and trigger"),
     "gripper": ("calibrate_gripper", "the gripper's counts when closed and open"),
     "resolve": ("calibrate_resolve", "judge and re-solve somebody's easy_handeye2 calibration"),
-    "check": ("calibrate_check", "has the camera moved between two recordings?"),
+    "check": ("calibrate_drift", "has the camera moved between recordings?"),
 }
 
 

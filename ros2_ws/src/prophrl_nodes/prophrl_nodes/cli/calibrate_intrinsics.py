@@ -12,6 +12,7 @@ is kept whenever the board stands still somewhere new. Stop the camera node firs
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ def _from_files(files: list[Path], board: Board) -> tuple[list[str], list[BoardV
         view = detect(pixels, board)
         if view is None:
             problem = f"{file}: {explain_absence(pixels, board)}"
-            print(f"left out {problem}")
+            print(f"left out {problem}", file=sys.stderr)
             continue
         names.append(file.name)
         views.append(view)
@@ -175,10 +176,10 @@ def _document(result: IntrinsicsResult, names: list[str], file: str) -> dict[str
     return {
         "ok": result.ok,
         "file": file,
-        "fx": camera.fx,
-        "fy": camera.fy,
-        "cx": camera.cx,
-        "cy": camera.cy,
+        "fx": float(camera.fx),
+        "fy": float(camera.fy),
+        "cx": float(camera.cx),
+        "cy": float(camera.cy),
         "distortion": None if camera.distortion is None else [float(k) for k in camera.distortion.ravel()],
         "rms_px": result.rms_px,
         "held_out_rms_px": result.held_out_rms_px,

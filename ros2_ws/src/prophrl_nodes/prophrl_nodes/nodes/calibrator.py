@@ -225,6 +225,7 @@ class CalibratorNode(ProphNode):
         with self._busy:
             self._last = ""
             self._hands.cancelled = lambda: "the node is stopping" if self._stopping.is_set() else str(cancelled())
+            self._hands.needs_arm = True
 
             def report(progress: Progress) -> None:
                 self._progress = progress
@@ -347,6 +348,7 @@ class CalibratorNode(ProphNode):
 
     def _look_once(self) -> Look:
         settings = LookSettings(frames=self.value("frames_per_view"))
+        self._hands.needs_arm = False
         return look(self._hands, self._board, settings, on_image=self._show)
 
     def _install_at(self) -> str:

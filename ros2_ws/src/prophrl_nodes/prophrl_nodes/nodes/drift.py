@@ -158,6 +158,8 @@ class DriftNode(ProphNode):
         def work() -> None:
             try:
                 with self._one_at_a_time:
+                    if provisional and self._episode is not episode:
+                        return  # over before its turn came
                     verdict, wanted = self._judge(episode, frames)
                 if provisional:
                     if not wanted:  # without a reference the end of the episode decides
@@ -168,6 +170,8 @@ class DriftNode(ProphNode):
                 verdict, self._trouble = self._file(episode, frames, verdict, wanted)
                 if wanted:
                     self._say(verdict)
+            except Exception as error:
+                self.fail(error)  # the node ends and is started again; recording goes on meanwhile
             finally:
                 with self._idle:
                     self._pending -= 1
@@ -175,7 +179,7 @@ class DriftNode(ProphNode):
 
         with self._idle:
             self._pending += 1
-        self.in_thread(work).add_done_callback(lambda future: future.result())  # what nobody foresaw ends the node
+        threading.Thread(target=work, name="drift-check", daemon=True).start()
 
     def _judge(self, episode: _Episode, frames: EpisodeFrames | None) -> tuple[DriftVerdict, bool]:
         """The verdict, and whether this episode would be welcome as the reference."""
@@ -246,8 +250,11 @@ class DriftNode(ProphNode):
             values=[KeyValue(key=key, value=value) for key, value in verdict.figures().items()],
         )
         self._verdicts.publish(DiagnosticArray(header=header(time.time_ns()), status=[status]))
-        log = self.get_logger().warning if verdict.moved else self.get_logger().info
-        log(f"episode {verdict.episode_id}: {_sentence(verdict)}")
+        # Two calls: rclpy ties a line of code to the severity it first logged with.
+        if verdict.moved:
+            self.get_logger().warning(f"episode {verdict.episode_id}: {_sentence(verdict)}")
+        else:
+            self.get_logger().info(f"episode {verdict.episode_id}: {_sentence(verdict)}")
 
 
 def _level(verdict: DriftVerdict) -> Level:
