@@ -250,7 +250,8 @@ class Lab:
             (self.directory / name).unlink(missing_ok=True)
         for role in ROLES:
             self._log(role).unlink(missing_ok=True)
-        shutil.rmtree(self.directory / HISTORY, ignore_errors=True)  # calibrations of a camera that is no more
+        for kept in (HISTORY, "drift"):  # calibrations of a camera that is no more, and what it saw
+            shutil.rmtree(self.directory / kept, ignore_errors=True)
         with contextlib.suppress(OSError):  # other files are there: the directory stays
             (self.directory / "log").rmdir()
             self.directory.rmdir()

@@ -7,45 +7,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from prophrl_interfaces.action import RecordEpisode
-from prophrl_interfaces.msg import RecorderStatus, ServoStatus
-from prophrl_interfaces.srv import FinishEpisode
+from prophrl_interfaces.msg import RecorderStatus
+from prophrl_interfaces.srv import FinishEpisode, OperatorVerb
 from prophrl_nodes import qos
 from rclpy.action import ActionClient
-from sensor_msgs.msg import JointState
-from std_srvs.srv import Trigger
 
 from robot_bridge.twin.lab import Lab
-from robot_bridge.twin.lab_client import LabClient, OperatorClient
+from robot_bridge.twin.lab_client import LabClient
 
 LIVENESS_S = 90.0
 TOPICS = "[camera/color/image_raw, joint_states, gripper/state, drift/verdict]"
-REACHES_DEG = (
-    (-10.0, 12.0, 8.0, -20.0, 0.0, 15.0),
-    (12.0, 20.0, -6.0, -14.0, 0.0, -20.0),
-    (0.0, 5.0, 5.0, 0.0, 0.0, 0.0),
-)
 
 
 class WatchedCell:
-    """Arm, leader, teleop, camera, recorder and drift nodes on a lab; the leader's hand reaches about."""
+    """Arm, camera, recorder and drift nodes on a lab."""
 
     def __init__(self, graph: Any, lab: Lab, folder: Path) -> None:
         self.graph, self.lab = graph, lab
         self.bags, self.references = folder / "bags", folder / "references"
-        self.operator = OperatorClient(lab.host)
-        self.home_q_6 = np.array(self.operator.status()["q"])
-        self.joints: list[JointState] = graph.collect(JointState, "joint_states")
-        self.servo: list[ServoStatus] = graph.collect(ServoStatus, "servo/status", qos.STATE)
         self.recorder: list[RecorderStatus] = graph.collect(RecorderStatus, "recorder/status", qos.STATE)
         self.verdicts: list[DiagnosticArray] = graph.collect(DiagnosticArray, "drift/verdict", qos.STATE)
         self._record = ActionClient(graph.node, RecordEpisode, "record_episode")
-        for name in ("arm", "gello", "teleop", "camera"):
+        for name in ("arm", "camera"):
             graph.start(f"prophrl_nodes.nodes.{name}", host=lab.host)
         graph.start(
             "prophrl_nodes.nodes.recorder",
@@ -67,13 +55,6 @@ class WatchedCell:
             first_check_s=3.0,
         )
 
-    def engage(self) -> None:
-        def engaged() -> bool:
-            return bool(self.graph.call(Trigger, "teleop/engage", timeout_s=LIVENESS_S).success)
-
-        self.graph.until(engaged, "teleop to engage", LIVENESS_S)
-        self.graph.until(lambda: self.servo[-1].state == ServoStatus.FOLLOWING, "the arm to follow", LIVENESS_S)
-
     def begin(self, episode_id: str) -> Any:
         self.graph.until(self._record.server_is_ready, "the recorder's action to be there", LIVENESS_S)
         answer = self._record.send_goal_async(RecordEpisode.Goal(task="place_cube", episode_id=episode_id))
@@ -81,25 +62,25 @@ class WatchedCell:
         assert answer.result().accepted
         return answer.result()
 
-    def reach_about(self) -> None:
-        """Some eight seconds of motion in the camera's view; engages again where a busy machine made the arm hold."""
-        for reach in (*REACHES_DEG, (0.0,) * 6):
-            goal = self.home_q_6 + np.radians(reach)
-            self.operator.call("set_joints", q=goal.tolist(), seconds=2.0)
+    def work_about(self) -> None:
+        """Five seconds of an episode in which the gripper closes and opens; a motion of the arm is not needed here."""
+        for opening in ("0.2", "1.0"):
+            self.command("gripper", opening)
+        self.graph.until(lambda: self.recorder[-1].elapsed_s > 5.0, "five seconds of recording", LIVENESS_S)
 
-            def arrived(goal: np.ndarray = goal) -> bool:
-                if self.servo[-1].state != ServoStatus.FOLLOWING:
-                    self.operator.call("align")
-                    self.engage()
-                    self.operator.call("set_joints", q=goal.tolist(), seconds=2.0)
-                return bool(np.abs(np.array(self.joints[-1].position)[:6] - goal).max() < 0.05)
+    def command(self, verb: str, argument: str = "") -> None:
+        """Ask the arm node until it is able to."""
 
-            self.graph.until(arrived, "the arm to follow the leader", LIVENESS_S)
+        def obeyed() -> bool:
+            request = OperatorVerb.Request(verb=verb, argument=argument)
+            return bool(self.graph.call(OperatorVerb, "arm/command", request, timeout_s=LIVENESS_S).success)
+
+        self.graph.until(obeyed, f"the arm to obey {verb}", LIVENESS_S)
 
     def episode(self, episode_id: str, *, accept: bool = True) -> dict[str, Any]:
         """Record one and return what the drift node wrote beside its bag."""
         self.begin(episode_id)
-        self.reach_about()
+        self.work_about()
         return self.finish(episode_id, accept=accept)
 
     def finish(self, episode_id: str, *, accept: bool = True) -> dict[str, Any]:
@@ -133,7 +114,7 @@ def test_a_camera_bumped_between_episodes_is_noticed_and_one_left_alone_is_not(
     graph: Any, lab: Lab, tmp_path: Path
 ) -> None:
     cell = WatchedCell(graph, lab, tmp_path)
-    cell.engage()
+    cell.command("home")
     assert cell.episode("a-discarded", accept=False)["verdict"] == "unknown"
     assert not list(cell.references.glob("*"))
 
@@ -149,7 +130,7 @@ def test_a_camera_bumped_between_episodes_is_noticed_and_one_left_alone_is_not(
     with LabClient(lab.host) as client:
         client.nudge_camera([0.010, 0.0, 0.0, 0.0, 0.0, 0.0])
     cell.begin("d-bumped")
-    cell.reach_about()
+    cell.work_about()
     graph.until(lambda: "d-bumped" in figures(cell.verdicts[-1])["episode_id"], "a verdict meanwhile", LIVENESS_S)
     third = cell.finish("d-bumped")
     assert third["verdict"] == "moved", third
@@ -168,7 +149,7 @@ def test_a_camera_bumped_between_episodes_is_noticed_and_one_left_alone_is_not(
     with LabClient(lab.host) as client:
         client.nudge_camera([0.0] * 6)
     cell.begin("e-last")
-    cell.reach_about()
+    cell.work_about()
     graph.call(FinishEpisode, "recorder/finish", FinishEpisode.Request(accept=True, outcome="success"))
     assert cell.drift.stop() == 0
     last = json.loads((cell.bags / "place_cube" / "e-last" / "drift.json").read_text())
