@@ -14,9 +14,14 @@ from scipy.spatial.transform import Rotation
 from calibration.board import MIN_CORNERS, Board, BoardView, detect, explain_absence
 from calibration.poses import transform
 from prophrl_nodes.calibration_samples import View
+from robot_bridge.ur_kinematics import JOINT_NAMES
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
+
+
+class NotStill(RuntimeError):
+    """The arm does not come to rest where it is; it may elsewhere."""
 
 
 class CalibrationStopped(RuntimeError):
@@ -70,7 +75,7 @@ class LookSettings:
     still_radps: float = 0.004
     still_s: float = 0.5
     agree_px: float = 0.6
-    patience_s: float = 15.0
+    patience_s: float = 8.0
     delay_s: float = 0.05
 
 
@@ -96,10 +101,13 @@ def look(
         on_image: called with each image and what was found in it.
 
     Raises:
-        CalibrationStopped: cancelled, no images, or the arm does not come to rest.
+        CalibrationStopped: cancelled, or no images.
     """
     settings = settings or LookSettings()
-    after_ns = wait_until_still(eyes, settings) + int(settings.delay_s * 1e9)
+    try:
+        after_ns = wait_until_still(eyes, settings) + int(settings.delay_s * 1e9)
+    except NotStill as restless:
+        return Look(None, np.zeros((1, 1, 3), dtype=np.uint8), str(restless))
     kept: list[tuple[BoardView, ArmReading]] = []
     image = np.zeros((1, 1, 3), dtype=np.uint8)
     problem = ""
@@ -128,7 +136,12 @@ def look(
 
 
 def wait_until_still(eyes: Eyes, settings: LookSettings) -> int:
-    """Wait until no joint has moved for a while; the stamp of the last reading in nanoseconds."""
+    """Wait until no joint has moved for a while; the stamp of the last reading in nanoseconds.
+
+    Raises:
+        NotStill: not within the settings' patience.
+        CalibrationStopped: cancelled, or the arm is silent.
+    """
     began_s = time.monotonic()
     still_since_ns = -1
     while True:
@@ -141,9 +154,10 @@ def wait_until_still(eyes: Eyes, settings: LookSettings) -> int:
         elif reading.stamp_ns - still_since_ns >= settings.still_s * 1e9:
             return reading.stamp_ns
         if time.monotonic() - began_s > settings.patience_s:
-            worst = float(np.abs(reading.qd).max())
-            raise CalibrationStopped(
-                f"the arm does not come to rest: {worst:.3f} rad/s after {settings.patience_s:.0f} s; who moves it?"
+            worst = int(np.abs(reading.qd).argmax())
+            raise NotStill(
+                f"the arm does not come to rest: {JOINT_NAMES[worst]} turns at {abs(reading.qd[worst]):.3f} rad/s, "
+                f"{settings.patience_s:.0f} s after the move, at {np.round(reading.q, 4).tolist()}; who moves it?"
             )
         time.sleep(0.01)
 

@@ -309,9 +309,9 @@ class CalibrationRun:
 
     def _why_blind(self, misses: int, problem: str) -> str:
         if self._samples.views:
-            return f"the board was not found in {misses} views in a row: {problem}"
+            return f"no view of the board at {misses} places in a row: {problem}"
         return (
-            f"the board was not found in any of {misses} views: {problem}. The guesses of camera and board may be "
+            f"no view of the board at any of {misses} places: {problem}. The guesses of camera and board may be "
             "wrong by more than 6 cm or 6 degrees: measure them again (camera_pose, board_pose), or take "
             "the views by hand (drive:=manual)"
         )
