@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from prophrl_nodes import calibration_look
-from prophrl_nodes.calibration_look import ArmReading, CalibrationStopped, CameraImage
-from prophrl_nodes.calibration_samples import Session
+from prophrl_nodes.calibrating import look as calibration_look
+from prophrl_nodes.calibrating.look import ArmReading, CalibrationStopped, CameraImage
+from prophrl_nodes.calibrating.samples import Session
 from scipy.spatial.transform import Rotation
 
 from calibration.board import DEFAULT_BOARD, BoardView

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from prophrl_interfaces.msg import GripperState
-from prophrl_nodes.drift_frames import EpisodeFrames
+from prophrl_nodes.drift_watch.frames import EpisodeFrames
 from prophrl_nodes.messages import ARM_JOINTS, header
 from prophrl_nodes.recorder.episode import EpisodeInfo, EpisodeStore
 from prophrl_nodes.recorder.writer import BagWriter

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from easy_handeye2_msgs import srv
-from prophrl_nodes.easy_handeye_services import NAMESPACE, EasyHandeyeServices
+from prophrl_nodes.calibrating.easy_handeye_services import NAMESPACE, EasyHandeyeServices
 from prophrl_nodes.executors import make_executor, spin
 from prophrl_nodes.node_base import ProphNode, Refused
 from rclpy.context import Context

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prophrl_nodes.calibration_easy import ALGORITHMS, EasySession
-from prophrl_nodes.calibration_look import look
-from prophrl_nodes.calibration_manual import ManualSession
-from prophrl_nodes.calibration_samples import SampleError, SampleFolder
+from prophrl_nodes.calibrating.easy import ALGORITHMS, EasySession
+from prophrl_nodes.calibrating.look import look
+from prophrl_nodes.calibrating.manual import ManualSession
+from prophrl_nodes.calibrating.samples import SampleError, SampleFolder
 from prophrl_nodes.node_base import Refused
 
 from calibration.board import DEFAULT_BOARD

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prophrl_nodes import calibration_look
-from prophrl_nodes.calibration_look import ArmReading, LookSettings, look
-from prophrl_nodes.calibration_manual import ManualSession
-from prophrl_nodes.calibration_outcome import save_outcome
-from prophrl_nodes.calibration_run import CalibrationRun, Outcome, Progress, RunSettings
-from prophrl_nodes.calibration_samples import SampleError, SampleFolder, load_samples
+from prophrl_nodes.calibrating import look as calibration_look
+from prophrl_nodes.calibrating.look import ArmReading, LookSettings, look
+from prophrl_nodes.calibrating.manual import ManualSession
+from prophrl_nodes.calibrating.outcome import save_outcome
+from prophrl_nodes.calibrating.run import CalibrationRun, Outcome, Progress, RunSettings
+from prophrl_nodes.calibrating.samples import SampleError, SampleFolder, load_samples
 
 from calibration.board import DEFAULT_BOARD, BoardView
 from calibration.storage import load, save_camera

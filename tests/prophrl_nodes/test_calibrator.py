@@ -17,7 +17,7 @@ from prophrl_interfaces.action import CalibrateHandEye
 from prophrl_interfaces.msg import ServoStatus
 from prophrl_interfaces.srv import OperatorVerb
 from prophrl_nodes import qos
-from prophrl_nodes.calibration_samples import load_samples
+from prophrl_nodes.calibrating.samples import load_samples
 from rclpy.action import ActionClient
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Image

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prophrl_nodes.drift_check import DriftChecker, MarkerFileError, NoReference, camera_for, load_board
-from prophrl_nodes.drift_filing import find_episode, wait_filed, write_verdict
-from prophrl_nodes.drift_references import (
+from prophrl_nodes.drift_watch.check import DriftChecker, MarkerFileError, NoReference, camera_for, load_board
+from prophrl_nodes.drift_watch.filing import find_episode, wait_filed, write_verdict
+from prophrl_nodes.drift_watch.references import (
     DriftReference,
     DriftReferenceError,
     load_reference,
     reference_path,
     save_reference,
 )
-from prophrl_nodes.drift_verdict import DriftVerdict
+from prophrl_nodes.drift_watch.verdict import DriftVerdict
 from prophrl_nodes.recorder.episode import EpisodeInfo, EpisodeStore
 
 from calibration.board import Board, BoardView
@@ -62,7 +62,7 @@ def with_marker(
 ) -> tuple[DriftChecker, DriftReference]:
     """A checker that finds a standing board in every picture, displaced since the reference by ``shift_px``."""
     marker = make_marker_reference([corners(0.0)] * 6, BOARD, reference.camera)
-    monkeypatch.setattr("prophrl_nodes.drift_check.detect", lambda image, board: corners(shift_px))
+    monkeypatch.setattr("prophrl_nodes.drift_watch.check.detect", lambda image, board: corners(shift_px))
     return DriftChecker(open_cell("twin"), BOARD), replace(reference, marker=marker)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from prophrl_nodes.drift_frames import FrameKeeper, Track
+from prophrl_nodes.drift_watch.frames import FrameKeeper, Track
 from rclpy.serialization import serialize_message
 
 from tests.helpers.drift_episodes import image_message

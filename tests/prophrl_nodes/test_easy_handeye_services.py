@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prophrl_nodes.easy_handeye_services import PACKAGE
+from prophrl_nodes.calibrating.easy_handeye_services import PACKAGE
 from prophrl_nodes.environment import ros_environment
 
 from calibration.easy_handeye import read_calib, read_samples

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from prophrl_nodes.calibration_samples import SampleFolder, Session, View
+from prophrl_nodes.calibrating.samples import SampleFolder, Session, View
 from prophrl_nodes.cli.main import main
 from scipy.spatial.transform import Rotation
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from prophrl_nodes.cli import calibrate_drift
 from prophrl_nodes.cli.calibrate_drift import DriftUsageError
-from prophrl_nodes.drift_check import DriftChecker
-from prophrl_nodes.drift_references import save_reference
+from prophrl_nodes.drift_watch.check import DriftChecker
+from prophrl_nodes.drift_watch.references import save_reference
 
 from calibration.storage import load_calibration, save_camera
 from robot_bridge.cell_files import open_cell

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from prophrl_nodes.cli.output import print_json, progress, table
 
 if TYPE_CHECKING:
-    from prophrl_nodes.drift_verdict import DriftVerdict
+    from prophrl_nodes.drift_watch.verdict import DriftVerdict
 
 
 class DriftUsageError(ValueError):
@@ -41,10 +41,10 @@ def run(options: argparse.Namespace) -> int:
     """Run ``prophrl calibrate check``."""
     import cv2
 
-    from prophrl_nodes.drift_bag import BagChecks
-    from prophrl_nodes.drift_check import load_board
-    from prophrl_nodes.drift_references import load_reference
-    from prophrl_nodes.drift_verdict import DRIFT_FILE
+    from prophrl_nodes.drift_watch.bag import BagChecks
+    from prophrl_nodes.drift_watch.check import load_board
+    from prophrl_nodes.drift_watch.references import load_reference
+    from prophrl_nodes.drift_watch.verdict import DRIFT_FILE
     from prophrl_nodes.recorder.metadata import write_atomically
 
     cv2.setNumThreads(1)  # small pictures: threads cost more than they bring

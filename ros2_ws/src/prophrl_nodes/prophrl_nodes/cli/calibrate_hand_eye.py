@@ -83,9 +83,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _solve(options: argparse.Namespace) -> int:
     from calibration.hand_eye import DegenerateSamples, HandEyeSettings, solve
-    from prophrl_nodes.calibration_outcome import gate_lines, save_outcome
-    from prophrl_nodes.calibration_run import Outcome
-    from prophrl_nodes.calibration_samples import load_samples
+    from prophrl_nodes.calibrating.outcome import gate_lines, save_outcome
+    from prophrl_nodes.calibrating.run import Outcome
+    from prophrl_nodes.calibrating.samples import load_samples
 
     session, views = load_samples(options.solve)
     setup = session.setup

@@ -150,7 +150,7 @@ def _live(options: argparse.Namespace, board: Board) -> tuple[list[str], list[Bo
 
 
 def _is_new(view: BoardView, before: BoardView, kept: list[BoardView]) -> bool:
-    from prophrl_nodes.calibration_look import disagreement_px
+    from prophrl_nodes.calibrating.look import disagreement_px
 
     return disagreement_px(view, before) < STILL_PX and all(disagreement_px(view, other) > NEW_PX for other in kept)
 

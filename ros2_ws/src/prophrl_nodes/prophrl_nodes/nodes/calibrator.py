@@ -31,17 +31,18 @@ from calibration.hand_eye import HandEyeSettings
 from calibration.intrinsics_file import load_intrinsics
 from calibration.poses import from_ur, transform
 from calibration.storage import CalibrationFileError, load_calibration
-from prophrl_nodes import easy_handeye_services, qos
-from prophrl_nodes.calibration_easy import EasySession
-from prophrl_nodes.calibration_hands import CellHands
-from prophrl_nodes.calibration_look import CalibrationStopped, CameraImage, Look, LookSettings, look
-from prophrl_nodes.calibration_manual import ManualSession
-from prophrl_nodes.calibration_outcome import Saved, gate_lines, save_outcome
-from prophrl_nodes.calibration_picture import draw
-from prophrl_nodes.calibration_run import CalibrationRun, Outcome, Progress, RunSettings
-from prophrl_nodes.calibration_samples import SampleError, SampleFolder, Session
+from prophrl_nodes import qos
+from prophrl_nodes.calibrating import easy_handeye_services
+from prophrl_nodes.calibrating.easy import EasySession
+from prophrl_nodes.calibrating.easy_handeye_services import EasyHandeyeServices
+from prophrl_nodes.calibrating.hands import CellHands
+from prophrl_nodes.calibrating.look import CalibrationStopped, CameraImage, Look, LookSettings, look
+from prophrl_nodes.calibrating.manual import ManualSession
+from prophrl_nodes.calibrating.outcome import Saved, gate_lines, save_outcome
+from prophrl_nodes.calibrating.picture import draw
+from prophrl_nodes.calibrating.run import CalibrationRun, Outcome, Progress, RunSettings
+from prophrl_nodes.calibrating.samples import SampleError, SampleFolder, Session
 from prophrl_nodes.camera_file import camera_path
-from prophrl_nodes.easy_handeye_services import EasyHandeyeServices
 from prophrl_nodes.messages import CAMERA_FRAME, to_pose, transform_stamped
 from prophrl_nodes.parameters import ParameterSpec
 from prophrl_nodes.ros import (

@@ -25,11 +25,11 @@ from calibration.board import Board
 from calibration.storage import CameraCalibration
 from prophrl_nodes import qos
 from prophrl_nodes.camera_file import CameraFile
-from prophrl_nodes.drift_check import DriftChecker, MarkerFileError, NoReference, camera_for, load_board
-from prophrl_nodes.drift_filing import wait_filed, write_verdict
-from prophrl_nodes.drift_frames import EpisodeFrames
-from prophrl_nodes.drift_listener import EpisodeListener
-from prophrl_nodes.drift_references import (
+from prophrl_nodes.drift_watch.check import DriftChecker, MarkerFileError, NoReference, camera_for, load_board
+from prophrl_nodes.drift_watch.filing import wait_filed, write_verdict
+from prophrl_nodes.drift_watch.frames import EpisodeFrames
+from prophrl_nodes.drift_watch.listener import EpisodeListener
+from prophrl_nodes.drift_watch.references import (
     FOLDER,
     DriftReference,
     DriftReferenceError,
@@ -37,7 +37,7 @@ from prophrl_nodes.drift_references import (
     reference_path,
     save_reference,
 )
-from prophrl_nodes.drift_verdict import DriftVerdict
+from prophrl_nodes.drift_watch.verdict import DriftVerdict
 from prophrl_nodes.messages import header
 from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ParameterSpec, ProphNode, Refused, Value, run
 from robot_bridge.cell_files import open_cell

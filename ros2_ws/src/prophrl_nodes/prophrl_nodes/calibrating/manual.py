@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from calibration.hand_eye import DegenerateSamples, HandEyeResult, HandEyeSettings, solve
-from prophrl_nodes.calibration_look import Look
-from prophrl_nodes.calibration_outcome import save_outcome
-from prophrl_nodes.calibration_run import Outcome, Progress
-from prophrl_nodes.calibration_samples import SampleError, SampleFolder, Session, View
+from prophrl_nodes.calibrating.look import Look
+from prophrl_nodes.calibrating.outcome import save_outcome
+from prophrl_nodes.calibrating.run import Outcome, Progress
+from prophrl_nodes.calibrating.samples import SampleError, SampleFolder, Session, View
 from robot_bridge.view_poses import ViewSetup
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from calibration.board import BoardView, board_pose
 from calibration.hand_eye import DegenerateSamples, HandEyeResult, HandEyeSettings, solve
 from calibration.next_pose import choose_next
-from prophrl_nodes.calibration_look import CalibrationStopped, CameraImage, Eyes, LookSettings, look
-from prophrl_nodes.calibration_samples import SampleFolder, View
+from prophrl_nodes.calibrating.look import CalibrationStopped, CameraImage, Eyes, LookSettings, look
+from prophrl_nodes.calibrating.samples import SampleFolder, View
 from robot_bridge.arm_clearance import path_problem
 from robot_bridge.cell import SafetyConfig
 from robot_bridge.ur_kinematics import Kinematics

@@ -12,8 +12,8 @@ import numpy as np
 from calibration.hand_eye import Gate, HandEyeResult
 from calibration.record import Calibration, HeldOutError
 from calibration.storage import CalibrationFileError, load_calibration, save
-from prophrl_nodes.calibration_run import Outcome
-from prophrl_nodes.calibration_samples import Session, write_result
+from prophrl_nodes.calibrating.run import Outcome
+from prophrl_nodes.calibrating.samples import Session, write_result
 
 CREATED_BY = "prophrl calibrate hand-eye"
 

@@ -16,7 +16,7 @@ from sensor_msgs.msg import Image, JointState
 from prophrl_models.data.cdr import ImageError
 from prophrl_models.data.streams import gripper_sample, stamp_ns
 from prophrl_nodes import qos
-from prophrl_nodes.drift_frames import EpisodeFrames, FrameKeeper
+from prophrl_nodes.drift_watch.frames import EpisodeFrames, FrameKeeper
 from prophrl_nodes.executors import make_executor, spin
 from prophrl_nodes.messages import ARM_JOINTS, joint_positions
 

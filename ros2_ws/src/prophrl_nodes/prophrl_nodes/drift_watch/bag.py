@@ -10,10 +10,10 @@ from calibration.storage import CalibrationFileError, parse
 from prophrl_models.data.bag import Bag, BagError
 from prophrl_models.data.cdr import ImageError
 from prophrl_models.data.streams import Topics, gripper_sample, stamp_ns
-from prophrl_nodes.drift_check import DriftChecker, NoReference, camera_for
-from prophrl_nodes.drift_frames import EpisodeFrames, FrameKeeper
-from prophrl_nodes.drift_references import DriftReference
-from prophrl_nodes.drift_verdict import DriftVerdict
+from prophrl_nodes.drift_watch.check import DriftChecker, NoReference, camera_for
+from prophrl_nodes.drift_watch.frames import EpisodeFrames, FrameKeeper
+from prophrl_nodes.drift_watch.references import DriftReference
+from prophrl_nodes.drift_watch.verdict import DriftVerdict
 from prophrl_nodes.messages import ARM_JOINTS, joint_positions
 from prophrl_nodes.recorder.episode import EpisodeError, open_episode
 from robot_bridge.cell_files import open_cell

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from calibration.board import MIN_CORNERS, Board, BoardView, detect, explain_absence
 from calibration.poses import transform
-from prophrl_nodes.calibration_samples import View
+from prophrl_nodes.calibrating.samples import View
 from robot_bridge.ur_kinematics import JOINT_NAMES
 
 Array = NDArray[np.float64]

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from calibration.camera import PinholeCamera
 from prophrl_nodes import qos
-from prophrl_nodes.calibration_look import ArmReading, CalibrationStopped, CameraImage
+from prophrl_nodes.calibrating.look import ArmReading, CalibrationStopped, CameraImage
 from prophrl_nodes.calls import CallError, call, demand, demand_within, wait_future
 from prophrl_nodes.messages import ARM_JOINTS, joint_positions, to_matrix, to_nanoseconds
 from prophrl_nodes.node_base import ProphNode

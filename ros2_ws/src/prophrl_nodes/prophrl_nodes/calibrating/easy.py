@@ -15,9 +15,9 @@ from calibration.board import board_pose
 from calibration.closed_form import METHODS
 from calibration.easy_handeye import HandeyeParameters, HandeyeSample, poses, sample_of_poses
 from calibration.hand_eye import DegenerateSamples, solve_poses
-from prophrl_nodes.calibration_look import Look
-from prophrl_nodes.calibration_manual import ManualSession
-from prophrl_nodes.calibration_samples import SampleError, View
+from prophrl_nodes.calibrating.look import Look
+from prophrl_nodes.calibrating.manual import ManualSession
+from prophrl_nodes.calibrating.samples import SampleError, View
 from prophrl_nodes.node_base import Refused
 
 Array = NDArray[np.float64]

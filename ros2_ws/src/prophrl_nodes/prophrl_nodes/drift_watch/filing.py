@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from prophrl_nodes.drift_verdict import DRIFT_FILE, DriftVerdict
+from prophrl_nodes.drift_watch.verdict import DRIFT_FILE, DriftVerdict
 from prophrl_nodes.recorder.episode import INCOMPLETE, EpisodeError, open_episode
 from prophrl_nodes.recorder.metadata import write_atomically
 

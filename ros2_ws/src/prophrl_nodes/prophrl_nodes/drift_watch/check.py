@@ -20,9 +20,9 @@ from calibration.poses import from_ur
 from calibration.record import Calibration
 from calibration.robot_drift import check_robot, make_robot_reference
 from calibration.storage import CameraCalibration
-from prophrl_nodes.drift_frames import EpisodeFrames
-from prophrl_nodes.drift_references import DriftReference
-from prophrl_nodes.drift_verdict import DriftVerdict, voice_of
+from prophrl_nodes.drift_watch.frames import EpisodeFrames
+from prophrl_nodes.drift_watch.references import DriftReference
+from prophrl_nodes.drift_watch.verdict import DriftVerdict, voice_of
 from robot_bridge.arm_outline import ArmOutline
 from robot_bridge.cell import CellConfig
 from robot_bridge.ur_kinematics import Kinematics
