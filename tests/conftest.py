@@ -8,6 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+# Before numpy and torch are imported, and for every process a test starts: on a busy machine a team of threads waits
+# for its slowest member, and a training of seconds takes minutes.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 _next_host = itertools.count(2)
 
 
