@@ -37,7 +37,7 @@ NODES = ("camera", "arm", "executor")
 STEP_M = 0.0015
 STARTED_M = 0.0001
 MOVING_RADPS = 0.002
-DEADLINE_S = 60.0
+DEADLINE_S = 30.0
 
 
 class Bench:
@@ -51,6 +51,7 @@ class Bench:
         self.sequence = 0
         self.direction = 1.0
         self.armed = False
+        self.refusal = "the arm reports no pose, or there is no executor"
         self.sent: tuple[int, int, float] | None = None
         self.first_target_ns = 0
         self.chunks = self.node.create_publisher(ActionChunk, "policy/chunk", qos.COMMAND)
@@ -63,10 +64,10 @@ class Bench:
         self.engage = node.create_client(Trigger, "executor/engage")
         environment = ros_environment(domain)
         command = [sys.executable, "-m"]
-        settings = ["--ros-args", "-p", f"host:={lab.host}"]
+        settings = {name: ["--ros-args", "-p", f"host:={lab.host}"] for name in ("camera", "arm")}
         self.processes = [
             subprocess.Popen(
-                [*command, f"prophrl_nodes.nodes.{name}", *settings],
+                [*command, f"prophrl_nodes.nodes.{name}", *settings.get(name, [])],
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -107,6 +108,7 @@ class Bench:
         deadline_s = time.monotonic() + 3.0
         while not answer.done() and time.monotonic() < deadline_s:
             time.sleep(0.01)
+        self.refusal = answer.result().message if answer.done() else "no answer"
         return answer.done() and bool(answer.result().success)
 
     def close(self) -> None:
@@ -174,7 +176,10 @@ def main() -> None:
     with Lab("twin", options.host) as lab:
         bench = Bench(lab, options.domain)
         try:
-            until(bench.ready, "the executor to engage", poll_s=0.5)
+            try:
+                until(bench.ready, "the executor to engage", poll_s=0.5)
+            except TimeoutError as error:
+                raise TimeoutError(f"{error}; the last answer: {bench.refusal}") from None
             rows = np.array([bench.once() for _ in range(options.repeat)])
             status = LabClient(lab.host).call("status")
             report: dict[str, Any] = {"pictures": len(rows)}
