@@ -229,8 +229,13 @@ def test_the_executor_stops_when_the_arm_node_falls_silent(graph: Any, cell: Sur
     chunks = graph.node.create_publisher(ActionChunk, "policy/chunk", qos.COMMAND)
     graph.until(lambda: chunks.get_subscription_count() == 1, "the executor to listen")
     engage(graph, "executor")
-    chunks.publish(a_chunk(1, rate_hz=2.0))
-    graph.until(lambda: len(cell.targets) > 10, "targets")
+
+    def moving() -> bool:
+        if not cell.targets:  # refused until the executor has heard where the arm is
+            chunks.publish(a_chunk(1, rate_hz=2.0))
+        return len(cell.targets) > 10
+
+    graph.until(moving, "targets")
     cell.arm_alive = False
     assert graph.wait_said("executor", "disengaged: arm node silent for").level == DiagnosticStatus.WARN
     count = len(cell.targets)

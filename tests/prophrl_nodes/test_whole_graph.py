@@ -250,7 +250,7 @@ def test_the_verbs_of_the_arm_are_refused_with_what_to_do(graph: Any) -> None:
         return str(answer.message)
 
     assert command("dance") == (
-        "unknown verb 'dance', the arm knows power_on, home, engage, disengage, stop, recover, gripper"
+        "unknown verb 'dance', the arm knows power_on, home, move_joints, engage, disengage, stop, recover, gripper"
     )
     assert "call arm/command with the verb power_on" in command("engage", "teleop")
     assert "between 0 (closed) and 1 (open), got 'wide'" in command("gripper", "wide")
