@@ -211,9 +211,10 @@ def test_kill_9_in_the_middle_loses_less_than_a_second(recorder: Recorder) -> No
     assert report.status is RecoverStatus.OK, report.notes
     with Reader(bag) as reader:
         assert killed_ns - reader.end_time < 1_000_000_000
+        # 300 messages are two seconds of an idle machine and more of a busy one; one of them may be lost
+        assert reader.end_time - reader.start_time > 800_000_000
     numbers = joint_numbers(bag)
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    assert len(numbers) > 200
     assert record_of(bag)["state"] == "recovered"
 
 
