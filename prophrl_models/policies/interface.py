@@ -61,7 +61,13 @@ class ObservationBatch:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Observations after a policy's own deterministic preprocessing: what training caches and augments."""
+    """Observations after a policy's own deterministic preprocessing: what training caches and augments.
+
+    Attributes:
+        image: whatever the policy makes of the picture, uint8 where possible, first dimension B.
+        state_B7: states, environment units.
+        text: token ids [B, L], -1 where a row is shorter.
+    """
 
     image: Tensor
     state_B7: Tensor
@@ -164,6 +170,19 @@ class FlowPolicy(nn.Module, ABC):
         super().__init__()
         self.spec = spec
 
+    @property
+    def chain_shape(self) -> tuple[int, int]:
+        """(CH, D) of what the flow head denoises: the spec's, or wider where a pre-trained head pads its actions.
+
+        The environment's numbers are the first ``spec.chunk`` rows and ``spec.action_dim`` columns. Padding is noised
+        and denoised like the rest, but enters neither losses nor log-probabilities.
+        """
+        return self.spec.chunk, self.spec.action_dim
+
+    def assets(self) -> dict[str, bytes]:
+        """Files beside the weights that the class needs to be built again (a tokeniser), by name."""
+        return {}
+
     @abstractmethod
     def prepare(self, obs: ObservationBatch) -> Inputs:
         """Deterministic, cacheable preprocessing: resize images, tokenise instructions."""
@@ -174,7 +193,7 @@ class FlowPolicy(nn.Module, ABC):
 
     @abstractmethod
     def velocity(self, cond: Cond, x_BCD: Tensor, t_B: Tensor) -> Tensor:
-        """dx/dt [B, CH, D] at x with time label t (1 noise, 0 action): the light part, K times."""
+        """dx/dt [B, *chain_shape] at x with time label t (1 noise, 0 action): the light part, K times."""
 
     @abstractmethod
     def config(self) -> dict[str, object]:
@@ -202,9 +221,8 @@ class FlowPolicy(nn.Module, ABC):
             raise ValueError(f"states need shape {(len(obs), self.spec.state_dim)}, got {tuple(obs.state_B7.shape)}")
 
     def draw_noise(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Standard normal start [count, CH, D] on the policy's device."""
-        shape = (count, self.spec.chunk, self.spec.action_dim)
-        return torch.randn(shape, generator=generator, device=next(self.parameters()).device)
+        """Standard normal start [count, *chain_shape] on the policy's device."""
+        return torch.randn((count, *self.chain_shape), generator=generator, device=next(self.parameters()).device)
 
     @torch.no_grad()
     def sample_actions(
@@ -226,7 +244,8 @@ class FlowPolicy(nn.Module, ABC):
             num_steps: K; the spec's when omitted.
 
         Returns:
-            Chunks [B, CH, D] in environment units, and the trace in normalised units.
+            Chunks [B, CH, D] in environment units, and the trace in normalised units; its chain has ``chain_shape``,
+            its log-probabilities only the environment's numbers.
         """
         cond = obs if isinstance(obs, Cond) else self.encode(obs)
         if noise_BCD is None:
@@ -240,7 +259,8 @@ class FlowPolicy(nn.Module, ABC):
             generator=generator,
             sde_mask_K=sde_mask_K,
         )
-        return self.spec.action_scaling.restore(trace.actions_BCD), trace
+        trace = replace(trace, logp_BKCD=self.environment(trace.logp_BKCD))
+        return self.spec.action_scaling.restore(self.environment(trace.actions_BCD)), trace
 
     @torch.no_grad()
     def act(self, obs: ObservationBatch) -> Tensor:
@@ -249,7 +269,7 @@ class FlowPolicy(nn.Module, ABC):
         Zero is the likeliest noise; where actions have one mode the chunk is close to their mean.
         """
         cond = self.encode(obs)
-        noise = torch.zeros_like(self.draw_noise(len(obs)))
+        noise = cond.vector_BE.new_zeros((len(obs), *self.chain_shape))
         return self.sample_actions(cond, noise)[0]
 
     def log_prob(self, obs: ObservationBatch | Cond, trace: flow.Trace) -> Tensor:
@@ -259,7 +279,16 @@ class FlowPolicy(nn.Module, ABC):
         """
         cond = obs if isinstance(obs, Cond) else self.encode(obs)
         folded = cond.repeat(trace.num_steps)
-        return flow.trace_log_prob(lambda x, t: self.velocity(folded, x, t), trace)
+        return self.environment(flow.trace_log_prob(lambda x, t: self.velocity(folded, x, t), trace))
+
+    def environment(self, x: Tensor) -> Tensor:
+        """The environment's numbers [..., CH, D] of a tensor [..., *chain_shape]."""
+        return x[..., : self.spec.chunk, : self.spec.action_dim]
+
+    def pad(self, x_BCD: Tensor) -> Tensor:
+        """Zeros around the environment's numbers [B, CH, D], to [B, *chain_shape]."""
+        rows, columns = self.chain_shape
+        return nn.functional.pad(x_BCD, (0, columns - x_BCD.shape[2], 0, rows - x_BCD.shape[1]))
 
     def sft_loss(self, batch: TrainingBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Supervised flow-matching loss; ``loss`` is the scalar to minimise, other entries are for the log."""
@@ -278,11 +307,12 @@ class FlowPolicy(nn.Module, ABC):
     ) -> Tensor:
         """Flow-matching loss [B, M] of environment-unit chunks with M (time, noise) draws for each condition."""
         B, M = len(actions_BCD), noise_samples
-        action = self.spec.action_scaling.normalise(actions_BCD).repeat_interleave(M, dim=0)
+        action = self.pad(self.spec.action_scaling.normalise(actions_BCD)).repeat_interleave(M, dim=0)
         noise = torch.randn(action.shape, generator=generator, device=action.device)
         t = flow.sample_times(B * M, generator, action.device)
         v = self.velocity(cond.repeat(M), flow.interpolate(action, noise, t), t)
-        return flow.flow_loss(v.float(), action, noise, cumulative_weight).reshape(B, M)
+        v, action, noise = (self.environment(x) for x in (v.float(), action, noise))
+        return flow.flow_loss(v, action, noise, cumulative_weight).reshape(B, M)
 
 
 @dataclass(frozen=True)
@@ -293,7 +323,8 @@ class TrainingBatch:
         inputs: prepared observations.
         actions_BCD: chunks in environment units.
         weight_B: importance of each row's flow loss.
-        waypoint_B7: TCP pose and commanded opening at the row's next gripper event (hindsight label).
+        waypoint_B7: TCP pose and commanded opening at the row's next gripper event (hindsight label), for policies
+            that learn from it.
         waypoint_weight_B: importance of that label; 0 where the demonstration shows none.
         noise_samples: (time, noise) draws for each row.
         cumulative_weight: see ``flow.flow_loss``.
@@ -302,8 +333,8 @@ class TrainingBatch:
     inputs: Inputs
     actions_BCD: Tensor
     weight_B: Tensor
-    waypoint_B7: Tensor
-    waypoint_weight_B: Tensor
+    waypoint_B7: Tensor | None = None
+    waypoint_weight_B: Tensor | None = None
     noise_samples: int = 1
     cumulative_weight: float = 0.0
 

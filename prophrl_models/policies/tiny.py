@@ -12,7 +12,9 @@ flow head, so nothing stops the policy from moving in ways that the waypoint doe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -168,7 +170,15 @@ class TinyPolicy(FlowPolicy):
         return v
 
     def sft_loss(self, batch: TrainingBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Flow matching plus the waypoint loss; see ``FlowPolicy``."""
+        """Flow matching plus the waypoint loss; see ``FlowPolicy``.
+
+        Raises:
+            ValueError: the batch has no waypoint labels.
+        """
+        if batch.waypoint_B7 is None or batch.waypoint_weight_B is None:
+            raise ValueError(
+                "the tiny policy learns from waypoint labels, and this batch has none; see training.frames"
+            )
         cond = self.embed(batch.inputs)
         errors = self.flow_errors(cond, batch.actions_BCD, batch.noise_samples, batch.cumulative_weight, generator)
         flow = _weighted_mean(errors.mean(1), batch.weight_B)
@@ -192,6 +202,12 @@ class TinyPolicy(FlowPolicy):
             "waypoint": waypoint.detach(),
             "waypoint_mm": _weighted_mean(distance_mm, batch.waypoint_weight_B),
         }
+
+
+def build(spec: PolicySpec, architecture: Mapping[str, Any], assets: Mapping[str, bytes]) -> TinyPolicy:
+    """See ``policies.load.Builder``."""
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in architecture.items()}
+    return TinyPolicy(spec, TinyConfig(**values))
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

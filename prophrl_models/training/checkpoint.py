@@ -1,9 +1,10 @@
-"""Policy checkpoints: a folder of four files, written at once or not at all, and checked when loaded.
+"""Policy checkpoints: a folder of a few files, written at once or not at all, and checked when loaded.
 
     model.safetensors   weights
     config.json         kind of policy, its architecture, its spec (convention, rate, sizes, scalings, instructions)
     normalisation.json  statistics of the dataset, as ``data.normalise`` writes them
-    provenance.json     where it comes from, and the SHA-256 of the other three files
+    assets/             what else the policy's class needs (a tokeniser); absent when it needs nothing
+    provenance.json     where it comes from, and the SHA-256 of all other files
 
 A checkpoint that says nothing about its action convention, or something the loader does not know, is refused: an
 arm that reads local deltas as absolute ones moves, and moves wrongly.
@@ -33,7 +34,7 @@ from prophrl_models.data.normalise import Normalisation, NormalisationError
 from prophrl_models.policies.interface import FlowPolicy, PolicySpec, Scaling
 
 FORMAT = 1
-WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
+WEIGHTS, CONFIG, PROVENANCE, ASSETS = "model.safetensors", "config.json", "provenance.json", "assets"
 
 
 class CheckpointError(ValueError):
@@ -51,6 +52,7 @@ class CheckpointFiles:
     tensors: Mapping[str, torch.Tensor]
     normalisation: Normalisation
     provenance: Mapping[str, Any]
+    assets: Mapping[str, bytes]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -119,13 +121,18 @@ def save_policy(
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         write_json(temporary / CONFIG, _config(policy))
         normalisation.save(temporary)
+        files = [WEIGHTS, CONFIG, NORMALISATION]
+        for name, content in policy.assets().items():
+            (temporary / ASSETS).mkdir(exist_ok=True)
+            (temporary / ASSETS / name).write_bytes(content)
+            files.append(f"{ASSETS}/{name}")
         record = {
             "git_revision": git_revision(),
             "created_ns": time.time_ns(),
             "torch": torch.__version__,
             "parent": None,
             **provenance,
-            "sha256": {name: sha256(temporary / name) for name in (WEIGHTS, CONFIG, NORMALISATION)},
+            "sha256": {name: sha256(temporary / name) for name in files},
         }
         write_json(temporary / PROVENANCE, record)
         older = folder.with_name(f".{folder.name}.old.{os.getpid()}")
@@ -158,9 +165,10 @@ def read_checkpoint(folder: str | Path) -> CheckpointFiles:
                 f"and {PROVENANCE}, as 'prophrl train' writes it"
             )
     provenance = _read_json(folder / PROVENANCE)
-    for name in (WEIGHTS, CONFIG, NORMALISATION):
-        recorded = _field(provenance, "sha256", folder / PROVENANCE).get(name)
-        if recorded != sha256(folder / name):
+    recorded = _field(provenance, "sha256", folder / PROVENANCE)
+    assets = sorted(name for name in recorded if name.startswith(f"{ASSETS}/"))
+    for name in (WEIGHTS, CONFIG, NORMALISATION, *assets):
+        if not (folder / name).is_file() or recorded.get(name) != sha256(folder / name):
             raise CheckpointError(f"{folder / name} is not the file that was saved (SHA-256 differs); copy it again")
     config = _read_json(folder / CONFIG)
     if config.get("format") != FORMAT:
@@ -177,6 +185,7 @@ def read_checkpoint(folder: str | Path) -> CheckpointFiles:
         _weights(folder / WEIGHTS),
         normalisation,
         provenance,
+        {name.removeprefix(f"{ASSETS}/"): (folder / name).read_bytes() for name in assets},
     )
 
 

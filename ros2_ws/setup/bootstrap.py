@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = "ros,ros-build,hardware,twin,train,console,dev"
+EXTRAS = "ros,ros-build,hardware,twin,train,serve,console,dev"
 PYTHON_RANGE = ((3, 10), (3, 12))
 
 
