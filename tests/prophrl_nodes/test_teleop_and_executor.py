@@ -134,9 +134,8 @@ def test_teleop_lets_go_when_it_is_told_to_end_or_when_the_arm_stops(graph: Any,
     graph.wait_said("teleop", "disengaged: arm is stopped: protective stop")
     cell.state, cell.reason = ServoStatus.IDLE, ""
     assert graph.call(Trigger, "teleop/engage").success
-    graph.until(lambda: cell.targets, "targets")
     cell.verbs.clear()
-    assert process.stop() == 0
+    assert process.stop() == 0  # at once: the arm has not yet said that it obeys
     graph.until(lambda: cell.verbs == [("disengage", "")], "a last word to the arm")
 
 

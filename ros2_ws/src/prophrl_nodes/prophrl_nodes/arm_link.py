@@ -73,9 +73,12 @@ class ArmLink:
 
     def let_go(self) -> None:
         """Disengage without waiting for the answer: for a node that stops, or that lost what it needs."""
-        engaged, self._engaged_at_ns = self._engaged_at_ns is not None, None
+        engaged_at_ns, self._engaged_at_ns = self._engaged_at_ns, None
         status = self.status
-        if engaged and status is not None and status.source == self._source and self._command.service_is_ready():
+        if engaged_at_ns is None or status is None:
+            return
+        unheard = to_nanoseconds(status.header.stamp) < engaged_at_ns  # said before the arm heard of us
+        if (unheard or status.source == self._source) and self._command.service_is_ready():
             self._command.call_async(OperatorVerb.Request(verb="disengage"))
 
     def lost_reason(self) -> str:

@@ -15,6 +15,8 @@ from robot_bridge.twin.lab_client import LabClient, OperatorClient
 from robot_bridge.twin.tasks import Placement
 
 ALIGN_TIMEOUT_S = 10.0
+SETTLE_S = 0.3
+"""Scene time that objects need to come to rest and pictures of the scene before need to arrive."""
 
 
 class SceneError(RuntimeError):
@@ -65,6 +67,9 @@ class TwinSceneHost:
 
     def place(self, placement: Placement) -> None:
         self._lab.reset_scene(placement.task, placement.to_json())
+        settled_s = self.clock_s() + SETTLE_S
+        while self.clock_s() < settled_s:
+            time.sleep(0.02)
 
     def align_leader(self) -> None:
         self._operator.call("align")
