@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import threading
 import time
 from typing import Any
 
@@ -21,12 +18,11 @@ import rclpy
 from geometry_msgs.msg import Pose, PoseStamped
 from prophrl_interfaces.msg import ActionChunk, ExecutorStatus, ServoStatus, ServoTarget
 from prophrl_nodes import qos
-from prophrl_nodes.environment import ensure_environment, ros_environment
-from prophrl_nodes.executors import make_executor, spin
+from prophrl_nodes.environment import ensure_environment
 from prophrl_nodes.messages import header
-from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
+from twin_cell import DEADLINE_S, SpunNode, cell_arguments, end, start_node, until
 
 from prophrl_models.data.streams import color_sample
 from robot_bridge.twin.lab import Lab
@@ -37,7 +33,6 @@ NODES = ("camera", "arm", "executor")
 STEP_M = 0.0015
 STARTED_M = 0.0001
 MOVING_RADPS = 0.002
-DEADLINE_S = 30.0
 
 
 class Bench:
@@ -45,7 +40,7 @@ class Bench:
 
     def __init__(self, lab: Lab, domain: int) -> None:
         self.world = WorldStateReader(lab.directory)
-        self.node = Node("camera_to_servo")
+        self.node = SpunNode("camera_to_servo")
         self.pose: Pose | None = None
         self.executor_state = self.servo_state = -1
         self.sequence = 0
@@ -62,23 +57,8 @@ class Bench:
         node.create_subscription(ExecutorStatus, "executor/status", self._on_executor, qos.STATE)
         node.create_subscription(ServoStatus, "servo/status", self._on_servo, qos.STATE)
         self.engage = node.create_client(Trigger, "executor/engage")
-        environment = ros_environment(domain)
-        command = [sys.executable, "-m"]
-        settings = {name: ["--ros-args", "-p", f"host:={lab.host}"] for name in ("camera", "arm")}
-        self.processes = [
-            subprocess.Popen(
-                [*command, f"prophrl_nodes.nodes.{name}", *settings.get(name, [])],
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            for name in NODES
-        ]
-        self._stopping = False
-        self._executor = make_executor()
-        self._executor.add_node(node)
-        self._spinner = threading.Thread(target=spin, args=(self._executor, lambda: self._stopping), daemon=True)
-        self._spinner.start()
+        settings = {name: [f"host:={lab.host}"] for name in ("camera", "arm")}
+        self.processes = [start_node(name, domain, settings.get(name, ())) for name in NODES]
 
     def once(self) -> tuple[float, float, float]:
         """Milliseconds from the picture's stamp to its arrival, to the first target, and to the first motion."""
@@ -102,24 +82,14 @@ class Bench:
 
     def ready(self) -> bool:
         """Ask the executor to take over the arm."""
-        if self.pose is None or not self.engage.service_is_ready():
-            return False
-        answer = self.engage.call_async(Trigger.Request())
-        deadline_s = time.monotonic() + 3.0
-        while not answer.done() and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        self.refusal = answer.result().message if answer.done() else "no answer"
-        return answer.done() and bool(answer.result().success)
+        answer = None if self.pose is None else self.node.ask(self.engage)
+        self.refusal = "no answer" if answer is None else answer
+        return answer == ""
 
     def close(self) -> None:
         """Stop the nodes."""
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            process.wait(20.0)
-        self._stopping = True
-        self._spinner.join()
-        self._executor.shutdown()
+        end(self.processes)
+        self.node.finish()
 
     def _on_image(self, cdr: bytes) -> None:
         if not self.armed or self.pose is None:
@@ -157,19 +127,9 @@ class Bench:
         self.servo_state = message.state
 
 
-def until(condition: Any, what: str, poll_s: float = 0.02) -> None:
-    """Poll with a deadline."""
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"waited {DEADLINE_S:.0f} s for {what}")
-        time.sleep(poll_s)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="loopback address of the lab (default 127.0.0.1)")
-    parser.add_argument("--domain", type=int, default=0, help="ROS_DOMAIN_ID (default 0)")
+    cell_arguments(parser)
     parser.add_argument("--repeat", type=int, default=60, help="pictures answered (default 60)")
     options = parser.parse_args()
     rclpy.init(domain_id=options.domain)

@@ -11,20 +11,16 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
-import threading
 import time
-from typing import Any
 
 import numpy as np
 import rclpy
 from prophrl_interfaces.msg import ServoStatus, ServoTarget
 from prophrl_nodes import qos
-from prophrl_nodes.environment import ensure_environment, ros_environment
-from prophrl_nodes.executors import make_executor, spin
+from prophrl_nodes.environment import ensure_environment
 from prophrl_nodes.messages import to_nanoseconds
-from rclpy.node import Node
 from std_srvs.srv import Trigger
+from twin_cell import SpunNode, cell_arguments, end, start_node, until
 
 from robot_bridge.twin.lab import Lab
 from robot_bridge.twin.lab_client import OperatorClient
@@ -33,44 +29,23 @@ from robot_bridge.twin.shared_state import WorldStateReader
 NODES = ("arm", "gello", "teleop")
 SWING_RAD, SWING_S = 0.8, 2.4
 AT_REST_RADPS = 0.01
-DEADLINE_S = 60.0
-ANSWER_S = 3.0
 
 
 class Bench:
     """One twin cell, its nodes, and an observer."""
 
     def __init__(self, lab: Lab, domain: int) -> None:
-        self.lab = lab
-        self.environment = ros_environment(domain)
+        self.lab, self.domain = lab, domain
         self.operator = OperatorClient(lab.host)
         self.world = WorldStateReader(lab.directory)
-        self.node = Node("hold_time_observer")
+        self.node = SpunNode("hold_time_observer")
         self.servo: ServoStatus | None = None
         self.last_target_ns = 0
         self.node.create_subscription(ServoStatus, "servo/status", self._on_servo, qos.STATE)
         self.node.create_subscription(ServoTarget, "servo/target", self._on_target, qos.RECORD)
         self.engage = self.node.create_client(Trigger, "teleop/engage")
         self.recover = self.node.create_client(Trigger, "arm/recover")
-        self._stopping = False
-        self._executor = make_executor()
-        self._executor.add_node(self.node)
-        self._spinner = threading.Thread(target=spin, args=(self._executor, lambda: self._stopping), daemon=True)
-        self._spinner.start()
-        self.processes = {name: self.start(name) for name in NODES}
-
-    def start(self, name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"prophrl_nodes.nodes.{name}", "--ros-args", "-p", f"host:={self.lab.host}"]
-        return subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def ask(self, client: Any) -> bool:
-        if not client.service_is_ready():
-            return False
-        answer = client.call_async(Trigger.Request())
-        deadline_s = time.monotonic() + ANSWER_S  # a server that was just started may lose its first answer
-        while not answer.done() and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        return answer.done() and bool(answer.result().success)
+        self.processes = {name: self._start(name) for name in NODES}
 
     def once(self, victim: str) -> tuple[float, float, float]:
         """Kill ``victim`` in mid-swing; peak speed [rad/s] and the times [s] to a tenth of it and to rest."""
@@ -93,23 +68,21 @@ class Bench:
         peak = max(speed for _, speed in samples)
         slow = max(stamp for stamp, speed in samples if speed > 0.1 * peak)
         moving = max(stamp for stamp, speed in samples if speed > AT_REST_RADPS)
-        self.processes[victim] = self.start(victim)
+        self.processes[victim] = self._start(victim)
         return peak, (slow - last_ns) * 1e-9, (moving - last_ns) * 1e-9
 
     def _engaged(self) -> bool:
         """Engage; a starved machine may have stopped the robot's program, which the operator recovers first."""
         if self.servo is not None and self.servo.state == ServoStatus.STOPPED:
-            self.ask(self.recover)
-        return self.ask(self.engage)
+            self.node.ask(self.recover)
+        return self.node.ask(self.engage) == ""
+
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
+        return start_node(name, self.domain, [f"host:={self.lab.host}"])
 
     def close(self) -> None:
-        for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            process.wait(20.0)
-        self._stopping = True
-        self._spinner.join()
-        self._executor.shutdown()
+        end(list(self.processes.values()))
+        self.node.finish()
 
     def _on_servo(self, message: ServoStatus) -> None:
         self.servo = message
@@ -118,19 +91,9 @@ class Bench:
         self.last_target_ns = to_nanoseconds(message.header.stamp)
 
 
-def until(condition: Any, what: str) -> None:
-    """Poll with a deadline."""
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"waited {DEADLINE_S:.0f} s for {what}")
-        time.sleep(0.05)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="loopback address of the lab (default 127.0.0.1)")
-    parser.add_argument("--domain", type=int, default=0, help="ROS_DOMAIN_ID (default 0)")
+    cell_arguments(parser)
     parser.add_argument("--repeat", type=int, default=5, help="kills of each node (default 5)")
     options = parser.parse_args()
     rclpy.init(domain_id=options.domain)

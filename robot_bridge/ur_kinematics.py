@@ -108,12 +108,12 @@ class Kinematics:
 
     def forward_rows(self, q: Sequence[float] | Array) -> Rows:
         """``forward`` as twelve plain floats (upper three rows): the cheap form for the servo loop."""
-        return _multiply(self._frames(q)[-1], self._tool)
+        return multiply(self._frames(q)[-1], self._tool)
 
     def forward_all(self, q: Sequence[float] | Array) -> Array:
         """Frames [7, 4, 4] in ``base``: the six DH frames (the sixth is tool0), then the TCP."""
         frames = self._frames(q)[1:]
-        return np.stack([_matrix(rows) for rows in [*frames, _multiply(frames[-1], self._tool)]])
+        return np.stack([_matrix(rows) for rows in [*frames, multiply(frames[-1], self._tool)]])
 
     def _frames(self, q: Sequence[float] | Array) -> list[Rows]:
         xx, xy, xz = 1.0, 0.0, 0.0  # columns of the running rotation and its origin
@@ -142,7 +142,7 @@ class Kinematics:
     def jacobian(self, q: Sequence[float] | Array) -> Array:
         """Geometric Jacobian [6, 6] at the TCP in ``base``: rows linear velocity, then angular velocity."""
         frames = self._frames(q)
-        tcp = _multiply(frames[-1], self._tool)
+        tcp = multiply(frames[-1], self._tool)
         return np.array(self._jacobian_columns(frames, tcp)).T
 
     def _jacobian_columns(self, frames: list[Rows], tcp: Rows) -> list[list[float]]:
@@ -215,7 +215,7 @@ class Kinematics:
         """Closed form on the nominal geometry: all branches, and why there are none."""
         _, a2, a3, _, _, _ = self.dh.a
         d1, _, _, d4, d5, d6 = self.dh.d
-        xx, yx, zx, px, xy, yy, zy, py, xz, yz, zz, pz = _multiply(tcp, self._tool_inverse)
+        xx, yx, zx, px, xy, yy, zy, py, xz, yz, zz, pz = multiply(tcp, self._tool_inverse)
         # Wrist centre: the point where axes 5 and 6 meet lies at distance d4 beside the arm's vertical plane.
         wx, wy = px - d6 * zx, py - d6 * zy
         radius = math.hypot(wx, wy)
@@ -272,7 +272,7 @@ class Kinematics:
         q = list(q)
         for _ in range(12):
             frames = self._frames(q)
-            tcp = _multiply(frames[-1], self._tool)
+            tcp = multiply(frames[-1], self._tool)
             error = _pose_error(tcp, target)
             if max(map(abs, error)) < 1e-11:
                 return q
@@ -297,7 +297,8 @@ def _matrix(rows: Rows) -> Array:
     return np.array([rows[0:4], rows[4:8], rows[8:12], (0.0, 0.0, 0.0, 1.0)])
 
 
-def _multiply(a: Rows, b: Rows) -> Rows:
+def multiply(a: Rows, b: Rows) -> Rows:
+    """Product of two transforms, as plain floats: arrays would cost more than the arithmetic, 500 times a second."""
     a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11 = a
     b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11 = b
     return (

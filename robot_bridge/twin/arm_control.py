@@ -17,13 +17,14 @@ import numpy as np
 
 from robot_bridge.twin.motion import JointServo
 from robot_bridge.twin.urscript import Frames, ScriptError
-from robot_bridge.twin.urscript_values import Pose, interpolate_pose, invert, multiply, pose_of_rows, rows_of_pose
+from robot_bridge.twin.urscript_values import Pose, interpolate_pose, invert, pose_of_rows, rows_of_pose
 from robot_bridge.ur_kinematics import (
     JOINT_POSITION_LIMITS_RAD,
     JOINT_SPEED_LIMITS_RADPS,
     Kinematics,
     Rows,
     Unreachable,
+    multiply,
 )
 
 PERIOD_S = 0.002

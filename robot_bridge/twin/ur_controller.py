@@ -13,9 +13,9 @@ from robot_bridge.twin.robot_modes import RobotModes
 from robot_bridge.twin.tasks import Placement
 from robot_bridge.twin.urscript import Interpreter
 from robot_bridge.twin.urscript_builtins import BLOCKING, script_functions
-from robot_bridge.twin.urscript_values import invert, multiply, pose_of_rows
+from robot_bridge.twin.urscript_values import invert, pose_of_rows
 from robot_bridge.twin.world import World, WorldDiverged
-from robot_bridge.ur_kinematics import Kinematics, Rows
+from robot_bridge.ur_kinematics import Kinematics, Rows, multiply
 
 COLLISION_FORCE_N = 200.0
 """Contact force of arm or gripper with the table at which the controller stops. The real threshold depends on the

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-from robot_bridge.ur_kinematics import Rows
+from robot_bridge.ur_kinematics import Rows, multiply
 
 T = TypeVar("T")
 
@@ -123,26 +123,6 @@ def pose_of_rows(rows: Rows) -> Pose:
     sign = -1.0 if sx * ax + sy * ay + sz * az < 0.0 else 1.0
     k = sign * angle / math.sqrt(ax * ax + ay * ay + az * az)
     return Pose((x, y, z, ax * k, ay * k, az * k))
-
-
-def multiply(a: Rows, b: Rows) -> Rows:
-    """Product of two transforms."""
-    a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11 = a
-    b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11 = b
-    return (
-        a0 * b0 + a1 * b4 + a2 * b8,
-        a0 * b1 + a1 * b5 + a2 * b9,
-        a0 * b2 + a1 * b6 + a2 * b10,
-        a0 * b3 + a1 * b7 + a2 * b11 + a3,
-        a4 * b0 + a5 * b4 + a6 * b8,
-        a4 * b1 + a5 * b5 + a6 * b9,
-        a4 * b2 + a5 * b6 + a6 * b10,
-        a4 * b3 + a5 * b7 + a6 * b11 + a7,
-        a8 * b0 + a9 * b4 + a10 * b8,
-        a8 * b1 + a9 * b5 + a10 * b9,
-        a8 * b2 + a9 * b6 + a10 * b10,
-        a8 * b3 + a9 * b7 + a10 * b11 + a11,
-    )
 
 
 def invert(a: Rows) -> Rows:

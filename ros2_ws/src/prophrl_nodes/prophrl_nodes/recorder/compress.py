@@ -13,10 +13,10 @@ from typing import Any
 from mcap.records import Attachment, Channel, Message, Metadata, Schema
 from mcap.writer import CompressionType
 
+from prophrl_models.data.files import sync_folder
 from prophrl_nodes.recorder.files import is_being_written
 from prophrl_nodes.recorder.mcap_copy import McapCopy
 from prophrl_nodes.recorder.mcap_records import Damage, read_records
-from prophrl_nodes.recorder.metadata import sync_folder
 from prophrl_nodes.recorder.recover import find_bag_file
 
 

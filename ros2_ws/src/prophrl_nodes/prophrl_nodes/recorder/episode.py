@@ -27,7 +27,8 @@ from typing import Any
 import yaml
 
 from calibration.storage import CalibrationFileError, parse
-from prophrl_nodes.recorder.metadata import sync_folder, write_atomically
+from prophrl_models.data.files import sync_folder
+from prophrl_nodes.recorder.metadata import write_atomically
 
 FORMAT = "prophrl-episode/1"
 INCOMPLETE = "incomplete"

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from prophrl_models.data.files import sync_folder
+
 VERSION = 9
 _INFINITE = {"sec": 9223372036, "nsec": 854775807}  # how rosbag2 spells an unlimited duration
 _HISTORIES = {1: "keep_last", 2: "keep_all", 3: "unknown"}
@@ -143,12 +145,3 @@ def write_atomically(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new files in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ from typing import Any
 from mcap.records import Channel, Message, Metadata, Schema
 from mcap.writer import CompressionType
 
+from prophrl_models.data.files import sync_folder
 from prophrl_nodes.recorder.episode import FORMAT, EpisodeError, EpisodeFolder, open_episode
 from prophrl_nodes.recorder.files import is_being_written
 from prophrl_nodes.recorder.mcap_copy import McapCopy
@@ -26,7 +27,6 @@ from prophrl_nodes.recorder.metadata import (
     TopicEntry,
     parse_qos_yaml,
     render_metadata,
-    sync_folder,
     write_atomically,
 )
 from prophrl_nodes.recorder.statistics import TopicStatistics

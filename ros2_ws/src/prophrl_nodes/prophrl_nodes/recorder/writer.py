@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 
 from mcap.writer import CompressionType, Writer
 
+from prophrl_models.data.files import sync_folder
 from prophrl_nodes.recorder.files import AppendFile
 from prophrl_nodes.recorder.mcap_copy import CHUNK_BYTES, LIBRARY
 from prophrl_nodes.recorder.metadata import (
@@ -23,7 +24,6 @@ from prophrl_nodes.recorder.metadata import (
     TopicEntry,
     qos_yaml,
     render_metadata,
-    sync_folder,
     write_atomically,
 )
 from prophrl_nodes.recorder.schemas import message_schema
