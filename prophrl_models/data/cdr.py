@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prophrl_models.data.image import Image
+from prophrl_models.data.image import Depth, Image
 
 COLOR_ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8")
+DEPTH_ENCODINGS = ("16UC1", "mono16", "z16")
+"""Three names in use for the same bytes: unsigned 16 bit, millimetres (REP 118 for 16UC1)."""
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4}
 
 
@@ -82,6 +84,27 @@ def rgb_image(height: int, width: int, encoding: str, step: int, data: NDArray[n
         )
     rows = data[: height * step].reshape(height, step)[:, : width * channels].reshape(height, width, channels)
     return rows[:, :, 2::-1] if encoding.startswith("bgr") else rows[:, :, :3]
+
+
+def depth_image(image: RawImage) -> Depth:
+    """Depth [H, W] uint16 in millimetres of a 16-bit depth image; a view where the byte order allows it.
+
+    Raises:
+        ImageError: another encoding, or the sizes disagree.
+    """
+    if image.encoding not in DEPTH_ENCODINGS:
+        raise ImageError(
+            f"depth image has encoding {image.encoding!r}, accepted are {', '.join(DEPTH_ENCODINGS)} in millimetres; "
+            "set the camera's depth format to z16"
+        )
+    if image.step < image.width * 2 or image.step % 2 or image.data.size < image.height * image.step:
+        raise ImageError(
+            f"{image.encoding} image of {image.width}x{image.height} needs rows of {image.width * 2} bytes, "
+            f"got step {image.step} and {image.data.size} bytes in all"
+        )
+    rows = image.data[: image.height * image.step].reshape(image.height, image.step)[:, : image.width * 2]
+    depth = np.ascontiguousarray(rows).view(">u2" if image.big_endian else "<u2")
+    return depth.astype(np.uint16, copy=False)
 
 
 def _aligned(offset: int) -> int:

@@ -11,17 +11,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.poses import ActionConvention, Array, difference
 from prophrl_models.data.bag import Bag, BagError, BagMessage
+from prophrl_models.data.depth import DepthColumns, DepthSpec, DepthTrack, depth_summary
 from prophrl_models.data.episode import Episode, EpisodeColumns, Observation
-from prophrl_models.data.image import Image
+from prophrl_models.data.image import Depth, Image
 from prophrl_models.data.quality import CounterGrowth, EpisodeQuality, topic_timing
 from prophrl_models.data.samples import read_samples
-from prophrl_models.data.streams import STREAMS, Topics
+from prophrl_models.data.streams import COLOR, DEPTH, STREAMS, Topics
 from prophrl_models.data.synchronise import Synchroniser, SyncSpec, tick_ns
 
 
@@ -61,6 +63,7 @@ class Converter:
         *,
         topics: Topics | None = None,
         motion: MotionThreshold | None = None,
+        depth: DepthTrack | None = None,
     ) -> None:
         """Prepare to convert.
 
@@ -70,10 +73,13 @@ class Converter:
             on_image: takes the RGB image [240, 320, 3] of each step, in order; memory stays bounded that way.
             topics: topic names; ROS defaults when None.
             motion: what counts as moving.
+            depth: takes the depth frames; depth is not read when None. Everything else is the same either way.
         """
         self._bag, self._spec, self._on_image = bag, spec, on_image
         self._topics = topics or Topics()
         self._motion = motion or MotionThreshold()
+        self._depth = depth
+        self._sizes: dict[str, tuple[int, ...]] = {}
         self._synchroniser = Synchroniser(spec, bag.metadata.instruction)
         self._moments: list[_Moment] = []
         self._latest: Observation | None = None
@@ -89,7 +95,12 @@ class Converter:
         rate_hz = self._spec.control_rate_hz
         first_ns: int | None = None
         ticks = end_ns = 0
-        for log_ns, stream, stamp, value in read_samples(self._bag, self._topics, self._see_status):
+        samples = read_samples(self._bag, self._topics, self._see_status, with_depth=self._depth is not None)
+        for log_ns, stream, stamp, value in samples:
+            self._see_size(stream, value)
+            if self._depth is not None and stream == DEPTH:
+                self._depth.push(stamp, value)  # and nothing else: depth decides neither ticks nor samples
+                continue
             while first_ns is not None and (now_ns := tick_ns(first_ns, ticks, rate_hz)) < log_ns:
                 self._tick(now_ns)
                 ticks += 1
@@ -115,6 +126,8 @@ class Converter:
             if self._moments:
                 raise BagError(f"{self._bag.name}: clocks jumped during the episode: {'; '.join(snapshot.problems)}")
             return  # at the start, stamps may run ahead of the recorder's clock: no policy input exists yet
+        if self._depth is not None:
+            self._depth.ask(snapshot.stamp_ns[COLOR])
         if self._latest is not None:
             self._on_image(self._latest.image_HW3)
         self._latest = held
@@ -130,6 +143,17 @@ class Converter:
             )
         )
 
+    def _see_size(self, stream: str, value: Any) -> None:
+        """Depth is cropped as colour is, so the two must be pixel by pixel the same picture."""
+        if stream in (COLOR, DEPTH):
+            self._sizes[stream] = value.shape[:2]
+            if len(set(self._sizes.values())) > 1:
+                sizes = ", ".join(f"{name} {width}x{height}" for name, (height, width) in sorted(self._sizes.items()))
+                raise BagError(
+                    f"{self._bag.name}: {sizes}: depth of another size than colour is not aligned to it; "
+                    "record the aligned depth, or build without depth"
+                )
+
     def _see_status(self, message: BagMessage) -> None:
         status = self._bag.decode(message)
         for name, counter in self._counters.items():
@@ -142,6 +166,7 @@ class Converter:
         moving = np.array([self._moving(a, b) for a, b in pairs])
         stamps = {s: np.array([m.stamp_ns[s] for m in moments[:-1]], dtype=np.int64) for s in STREAMS}
         assert self._latest is not None  # there are at least two moments
+        depth = None if self._depth is None else self._depth.finish()
         return EpisodeColumns(
             metadata=self._bag.metadata,
             convention=convention,
@@ -153,7 +178,8 @@ class Converter:
             valid_T=fresh[:-1] & fresh[1:],
             moving_T=moving,
             final=self._latest,
-            quality=self._quality(int((~moving).sum())).to_json(),
+            quality=self._quality(int((~moving).sum()), depth).to_json(),
+            depth=depth,
         )
 
     def _moving(self, a: _Moment, b: _Moment) -> bool:
@@ -166,7 +192,7 @@ class Converter:
             or abs(b.target_opening - a.target_opening) > limit.opening
         )
 
-    def _quality(self, idle_steps: int) -> EpisodeQuality:
+    def _quality(self, idle_steps: int, depth: DepthColumns | None) -> EpisodeQuality:
         bag, counts = self._bag, self._synchroniser.counts()
         recorded = bag.metadata.extra.get("topics")
         said = recorded if isinstance(recorded, Mapping) else {}
@@ -185,6 +211,7 @@ class Converter:
             clamped=growth["clamped"],
             refused=growth["refused"],
             watchdog=growth["stale"],
+            depth=None if depth is None else depth_summary(depth),
         )
 
 
@@ -193,6 +220,7 @@ def convert_bag(
     spec: SyncSpec | None = None,
     convention: ActionConvention = ActionConvention.ABSOLUTE_POSE_DIFFERENCE,
     topics: Topics | None = None,
+    depth: DepthSpec | None = None,
 ) -> Episode:
     """One bag as an episode in memory (23 MB for ten seconds at 10 Hz); ``build_dataset`` streams to disk instead.
 
@@ -200,8 +228,14 @@ def convert_bag(
         BagError: see ``Converter.run``.
     """
     images: list[Image] = []
-    columns = Converter(bag, spec or SyncSpec(), images.append, topics=topics).run(convention)
-    return Episode(**{f.name: getattr(columns, f.name) for f in fields(columns)}, color_THW3=np.stack(images))
+    depths: list[Depth] = []
+    track = None if depth is None else DepthTrack(depth, depths.append)
+    columns = Converter(bag, spec or SyncSpec(), images.append, topics=topics, depth=track).run(convention)
+    return Episode(
+        **{f.name: getattr(columns, f.name) for f in fields(columns)},
+        color_THW3=np.stack(images),
+        depth_THW=None if depth is None else np.stack(depths),
+    )
 
 
 def _action(a: _Moment, b: _Moment, convention: ActionConvention) -> NDArray[np.float32]:

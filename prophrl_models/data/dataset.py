@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.poses import ActionConvention
+from prophrl_models.data.bag import CALIBRATION_FILE
 from prophrl_models.data.build import BuildReport, LeftOut, build_dataset
 from prophrl_models.data.dataset_format import (
     COLOR_FILE,
     DATASET_FILE,
+    DEPTH_FILE,
     EPISODE_FILE,
     FINAL_FILE,
     STEPS_FILE,
@@ -25,6 +27,7 @@ from prophrl_models.data.dataset_format import (
     record_sha256,
 )
 from prophrl_models.data.dataset_writer import DatasetWriter
+from prophrl_models.data.depth import DepthColumns
 from prophrl_models.data.episode import Episode, EpisodeMetadata, Observation
 from prophrl_models.data.files import array_sha256
 from prophrl_models.data.normalise import Normalisation
@@ -97,6 +100,16 @@ class Dataset:
         return self.header.sync
 
     @property
+    def has_depth(self) -> bool:
+        """Episodes carry depth pictures."""
+        return self.header.depth is not None
+
+    def calibration_yaml(self, position: int) -> str | None:
+        """The camera calibration in force during an episode, as its file reads; None without one."""
+        file = self.folder / self.table[position].folder / CALIBRATION_FILE
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+    @property
     def instructions(self) -> tuple[str, ...]:
         """The distinct instructions, sorted."""
         return tuple(sorted({row.instruction for row in self.table}))
@@ -120,6 +133,7 @@ class Dataset:
             with np.load(folder / FINAL_FILE) as stored:
                 final = {name: stored[name] for name in stored.files}
             color = np.load(folder / COLOR_FILE, mmap_mode="r")
+            depth = np.load(folder / DEPTH_FILE, mmap_mode="r") if self.has_depth else None
         except (OSError, ValueError, EOFError) as error:
             raise DatasetError(f"{folder} is damaged ({error}); remove it and repeat the build") from error
         arrays = {**steps, **{f"final.{name}": array for name, array in final.items()}}
@@ -138,7 +152,9 @@ class Dataset:
             moving_T=steps["moving_T"],
             final=Observation(final["image_HW3"], final["state_7"], metadata.instruction, int(final["stamp_ns"][0])),
             quality=record["quality"],
+            depth=_depth_columns(steps, final, record["quality"]) if self.has_depth else None,
             color_THW3=color,
+            depth_THW=depth,
         )
 
     def __iter__(self) -> Iterator[Episode]:
@@ -184,11 +200,18 @@ class Dataset:
         Raises:
             DatasetError: names the first episode and array that differ.
         """
-        for position, row in enumerate(self.table):
-            episode = self[position]
-            record = self._record(row)
-            self._check(self.folder / row.folder, "color_T240x320x3", array_sha256(episode.color_THW3), record)
+        for position in range(len(self)):
+            self.verified(position)
         self.normalisation()
+
+    def verified(self, position: int) -> Episode:
+        """Episode at a position, its pictures read once and compared with their hashes too; errors as ``verify``."""
+        row, episode = self.table[position], self[position]
+        record = self._record(row)
+        self._check(self.folder / row.folder, "color_T240x320x3", array_sha256(episode.color_THW3), record)
+        if episode.depth_THW is not None:
+            self._check(self.folder / row.folder, "depth_T240x320", array_sha256(episode.depth_THW), record)
+        return episode
 
     def _record(self, row: EpisodeRow) -> dict[str, Any]:
         path = self.folder / row.folder / EPISODE_FILE
@@ -208,3 +231,16 @@ class Dataset:
                 f"{folder}: {name} hashes to {found[:12]}, recorded was {str(wanted)[:12]}; "
                 "the file was changed or damaged: remove the folder and repeat the build"
             )
+
+
+def _depth_columns(
+    steps: Mapping[str, NDArray[Any]], final: Mapping[str, NDArray[Any]], quality: Mapping[str, Any]
+) -> DepthColumns:
+    return DepthColumns(
+        stamp_ns_T=steps["depth_stamp_ns_T"],
+        valid_T=steps["depth_valid_T"],
+        final_HW=final["depth_HW"],
+        final_stamp_ns=int(final["depth_stamp_ns"][0]),
+        final_valid=bool(final["depth_valid"][0]),
+        largest_apart_s=float(quality["depth"]["largest_apart_s"]),
+    )

@@ -6,6 +6,8 @@ episodes/000000/episode.json      metadata, quality report, hashes
                 steps.npz         state_T7 action_T7 stamp_ns_T valid_T moving_T <stream>_stamp_ns_T
                 color_T240x320x3.npy
                 final.npz         image_HW3 state_7 stamp_ns: the observation after the last action
+                depth_T240x320.npy  only with depth; then steps.npz has depth_stamp_ns_T depth_valid_T too and final.npz
+                                  depth_HW depth_stamp_ns depth_valid
                 calibration.yaml  the camera calibration in force, when the bag carried it
 """
 
@@ -20,6 +22,7 @@ from typing import Any
 
 from calibration.poses import ActionConvention
 from prophrl_models.data.convert import MotionThreshold
+from prophrl_models.data.depth import DepthSpec
 from prophrl_models.data.episode import ACTION_NAMES, STATE_NAMES
 from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH
 from prophrl_models.data.quality import QualityRow
@@ -28,6 +31,7 @@ from prophrl_models.data.synchronise import SyncSpec
 FORMAT, VERSION = "prophrl-dataset", 1
 DATASET_FILE, EPISODE_FILE = "dataset.json", "episode.json"
 EPISODES, COLOR_FILE, STEPS_FILE, FINAL_FILE = "episodes", "color_T240x320x3.npy", "steps.npz", "final.npz"
+DEPTH_FILE = "depth_T240x320.npy"
 
 
 class DatasetError(ValueError):
@@ -41,9 +45,11 @@ class DatasetHeader:
     convention: ActionConvention = ActionConvention.ABSOLUTE_POSE_DIFFERENCE
     sync: SyncSpec = field(default_factory=SyncSpec)
     motion: MotionThreshold = field(default_factory=MotionThreshold)
+    depth: DepthSpec | None = None
+    """How depth was put beside colour; None when the episodes have none."""
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        header: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "convention": self.convention.name,
@@ -54,6 +60,9 @@ class DatasetHeader:
             "state_names": list(STATE_NAMES),
             "action_names": list(ACTION_NAMES),
         }
+        if self.depth is not None:  # absent otherwise, so that datasets without depth keep their content hash
+            header["depth"] = {"unit": "millimetre, uint16, 0 = not measured", **asdict(self.depth)}
+        return header
 
     @staticmethod
     def from_json(raw: Mapping[str, Any], where: Path) -> DatasetHeader:
@@ -80,9 +89,10 @@ class DatasetHeader:
             )
         try:
             sync, motion = SyncSpec.from_json(raw["sync"]), MotionThreshold(**raw["motion"])
+            depth = DepthSpec(float(raw["depth"]["max_apart_s"])) if "depth" in raw else None
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{where}: damaged header: {error}; build the dataset again") from error
-        return DatasetHeader(ActionConvention[raw["convention"]], sync, motion)
+        return DatasetHeader(ActionConvention[raw["convention"]], sync, motion, depth)
 
 
 @dataclass(frozen=True)

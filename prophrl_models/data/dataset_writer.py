@@ -21,6 +21,7 @@ from prophrl_models.data.convert import Converter
 from prophrl_models.data.dataset_format import (
     COLOR_FILE,
     DATASET_FILE,
+    DEPTH_FILE,
     EPISODE_FILE,
     EPISODES,
     FINAL_FILE,
@@ -31,9 +32,10 @@ from prophrl_models.data.dataset_format import (
     content_hash,
     record_sha256,
 )
+from prophrl_models.data.depth import DepthTrack
 from prophrl_models.data.episode import ACTION_NAMES, STATE_NAMES, Episode, EpisodeColumns
 from prophrl_models.data.files import NpyStream, array_sha256, publish_folder, write_json
-from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH, Image
+from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH, Depth, Image
 from prophrl_models.data.normalise import Normalisation, StatisticsAccumulator
 from prophrl_models.data.streams import Topics
 
@@ -43,14 +45,21 @@ _PARTIAL, _LOCK = ".partial-", ".lock"
 class EpisodeWriter:
     """Fills one folder with one episode; memory holds one image at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, with_depth: bool = False) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
+        self._depth = NpyStream(folder / DEPTH_FILE, (POLICY_HEIGHT, POLICY_WIDTH), np.uint16) if with_depth else None
         self._color = NpyStream(folder / COLOR_FILE, (POLICY_HEIGHT, POLICY_WIDTH, 3))
 
     def append(self, image_HW3: Image) -> None:
         """Add the image of the next step."""
         self._color.append(image_HW3)
+
+    def append_depth(self, depth_HW: Depth) -> None:
+        """Add the depth picture of the next step; depth may lag behind the images."""
+        if self._depth is None:
+            raise ValueError("this episode was begun without depth")
+        self._depth.append(depth_HW)
 
     def finish(self, columns: EpisodeColumns, source_id: str, source: str) -> dict[str, Any]:
         """Write everything else and return what stands in ``episode.json``.
@@ -61,11 +70,14 @@ class EpisodeWriter:
             source: the same for people: the bag's name.
 
         Raises:
-            ValueError: another number of images than steps.
+            ValueError: another number of images than steps, or depth in only one of folder and columns.
         """
         self._color.close()
         if self._color.rows != len(columns):
             raise ValueError(f"{source}: {self._color.rows} images for {len(columns)} steps")
+        depth_rows = None if self._depth is None else self._depth.rows
+        if depth_rows != (None if columns.depth is None else len(columns)):
+            raise ValueError(f"{source}: {depth_rows} depth pictures for {len(columns)} steps")
         arrays: dict[str, Any] = {
             "state_T7": columns.state_T7,
             "action_T7": columns.action_T7,
@@ -79,9 +91,19 @@ class EpisodeWriter:
             "state_7": columns.final.state_7,
             "stamp_ns": np.array([columns.final.stamp_ns], dtype=np.int64),
         }
+        hashes = {"color_T240x320x3": self._color.sha256}
+        if self._depth is not None and columns.depth is not None:
+            self._depth.close()
+            hashes["depth_T240x320"] = self._depth.sha256
+            arrays |= {"depth_stamp_ns_T": columns.depth.stamp_ns_T, "depth_valid_T": columns.depth.valid_T}
+            final |= {
+                "depth_HW": columns.depth.final_HW,
+                "depth_stamp_ns": np.array([columns.depth.final_stamp_ns], dtype=np.int64),
+                "depth_valid": np.array([columns.depth.final_valid]),
+            }
         np.savez(self._folder / STEPS_FILE, **arrays)
         np.savez(self._folder / FINAL_FILE, **final)
-        hashes = {name: array_sha256(array) for name, array in arrays.items()}
+        hashes |= {name: array_sha256(array) for name, array in arrays.items()}
         hashes |= {f"final.{name}": array_sha256(array) for name, array in final.items()}
         record: dict[str, Any] = {
             "source_id": source_id,
@@ -93,7 +115,7 @@ class EpisodeWriter:
             "valid_steps": int(columns.valid_T.sum()),
             "duration_s": columns.duration_s,
             "quality": columns.quality,
-            "hashes": {**hashes, "color_T240x320x3": self._color.sha256},
+            "hashes": hashes,
         }
         record = json.loads(json.dumps(record))  # tuples become lists now, so that the hash is that of the file
         record["sha256"] = record_sha256(record)
@@ -108,8 +130,9 @@ def convert_into(folder: Path, bag_path: Path, header: DatasetHeader, topics: To
         BagError: the bag cannot be converted.
     """
     bag = Bag(bag_path)
-    writer = EpisodeWriter(folder)
-    converter = Converter(bag, header.sync, writer.append, topics=topics, motion=header.motion)
+    writer = EpisodeWriter(folder, with_depth=header.depth is not None)
+    track = None if header.depth is None else DepthTrack(header.depth, writer.append_depth)
+    converter = Converter(bag, header.sync, writer.append, topics=topics, motion=header.motion, depth=track)
     record = writer.finish(converter.run(header.convention), bag.content_id, bag.name)
     if bag.calibration_yaml is not None:
         (folder / CALIBRATION_FILE).write_text(bag.calibration_yaml, encoding="utf-8")
@@ -161,20 +184,38 @@ class DatasetWriter:
         self._write_table(complete=False, left_out=())
         return self.rows[-1]
 
-    def add(self, episode: Episode, source_id: str) -> EpisodeRow:
+    def add(
+        self, episode: Episode, source_id: str, *, source: str | None = None, calibration_yaml: str | None = None
+    ) -> EpisodeRow:
         """Write an episode that is already in memory (the fast lane's, say).
 
+        Args:
+            episode: what to write.
+            source_id: identifies where it came from.
+            source: the same for people; the episode's id when None.
+            calibration_yaml: the camera calibration in force, to be kept beside it.
+
         Raises:
-            DatasetError: another convention or rate than the dataset's.
+            DatasetError: another convention or rate than the dataset's, or depth in only one of the two.
         """
         made = (episode.convention, episode.control_rate_hz)
         if made != (self.header.convention, self.header.sync.control_rate_hz):
             raise DatasetError(f"episode {episode.metadata.episode_id!r} is {made}, the dataset is {self.header}")
+        if (episode.depth is None) != (self.header.depth is None):
+            raise DatasetError(
+                f"episode {episode.metadata.episode_id!r} has {'no ' if episode.depth is None else ''}depth, the "
+                f"dataset {self.folder} has {'no' if self.header.depth is None else 'it'}; use another folder"
+            )
         partial = self.partial_folder(source_id)
-        writer = EpisodeWriter(partial)
+        writer = EpisodeWriter(partial, with_depth=episode.depth is not None)
         for image in episode.color_THW3:
             writer.append(image)
-        return self.publish(partial, writer.finish(episode, source_id, episode.metadata.episode_id))
+        for depth in episode.depth_THW if episode.depth_THW is not None else ():
+            writer.append_depth(depth)
+        record = writer.finish(episode, source_id, source or episode.metadata.episode_id)
+        if calibration_yaml is not None:
+            (partial / CALIBRATION_FILE).write_text(calibration_yaml, encoding="utf-8")
+        return self.publish(partial, record)
 
     def finish(self, left_out: Iterable[Mapping[str, str]] = ()) -> str:
         """Write statistics and the final table; returns the content hash.

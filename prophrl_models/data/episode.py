@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.poses import ActionConvention
-from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH, Image
+from prophrl_models.data.depth import DepthColumns
+from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH, Depth, Image
 
 STATE_NAMES = ("x_m", "y_m", "z_m", "ex_rad", "ey_rad", "ez_rad", "opening")
 ACTION_NAMES = ("dx_m", "dy_m", "dz_m", "dex_rad", "dey_rad", "dez_rad", "opening")
@@ -85,6 +86,7 @@ class EpisodeColumns:
         moving_T: something was commanded or moved between this tick and the next.
         final: the observation after the last action.
         quality: the gap and drop report (``prophrl_models.data.quality.EpisodeQuality`` as JSON).
+        depth: stamps of the depth pictures and the final one; None without depth.
     """
 
     metadata: EpisodeMetadata
@@ -98,6 +100,7 @@ class EpisodeColumns:
     moving_T: NDArray[np.bool_]
     final: Observation
     quality: Mapping[str, Any]
+    depth: DepthColumns | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         steps = len(self)
@@ -109,6 +112,8 @@ class EpisodeColumns:
         }
         for stream, stamps in self.source_stamp_ns_T.items():
             shapes[f"source_stamp_ns_T[{stream!r}]"] = (stamps.shape, (steps,))
+        if self.depth is not None:
+            shapes["depth.stamp_ns_T"] = (self.depth.stamp_ns_T.shape, (steps,))
         for name, (actual, wanted) in shapes.items():
             self._check(name, actual, wanted)
 
@@ -131,13 +136,23 @@ class EpisodeColumns:
 
 @dataclass(frozen=True)
 class Episode(EpisodeColumns):
-    """One synchronised demonstration; ``color_THW3`` is RGB uint8 [T, 240, 320, 3], memory-mapped when read."""
+    """One synchronised demonstration; pictures are memory-mapped when read.
+
+    Attributes:
+        color_THW3: RGB uint8 [T, 240, 320, 3].
+        depth_THW: uint16 millimetres [T, 240, 320], pixel by pixel on the colour image; None without depth.
+    """
 
     color_THW3: Image
+    depth_THW: Depth | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("color_THW3", self.color_THW3.shape, (len(self), POLICY_HEIGHT, POLICY_WIDTH, 3))
+        if (self.depth_THW is None) != (self.depth is None):
+            raise ValueError(f"episode {self.metadata.episode_id!r} has depth pictures without stamps or the reverse")
+        if self.depth_THW is not None:
+            self._check("depth_THW", self.depth_THW.shape, (len(self), POLICY_HEIGHT, POLICY_WIDTH))
 
     def observation(self, step: int) -> Observation:
         """The policy input at one step, 0 <= step < T."""

@@ -45,6 +45,19 @@ def publish_folder(temporary: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
+def publish_tree(temporary: Path, final: Path) -> None:
+    """``publish_folder`` for a folder with folders in it; ``final`` may be an empty folder."""
+    for path in sorted(temporary.rglob("*"), reverse=True):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    sync_folder(temporary)
+    os.replace(temporary, final)
+    sync_folder(final.parent)
+
+
 class NpyStream:
     """Writes an array [T, ...] of unknown T as a .npy file, row by row, hashing the rows on the way.
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from calibration.camera import PinholeCamera
 
 Image = NDArray[np.uint8]
+Depth = NDArray[np.uint16]
+"""Depth in millimetres; 0 means that nothing was measured there."""
 
 POLICY_HEIGHT = 240
 POLICY_WIDTH = 320
@@ -48,6 +50,24 @@ def policy_image(rgb_HW3: Image) -> Image:
         return np.array(crop, order="C")
     resized = cv2.resize(crop, (POLICY_WIDTH, POLICY_HEIGHT), interpolation=cv2.INTER_AREA)
     return np.asarray(resized, dtype=np.uint8)
+
+
+def policy_depth(depth_HW: Depth) -> Depth:
+    """Crop one depth image [H, W] uint16 as ``policy_image`` crops its colour image; always a fresh array [240, 320].
+
+    Where the crop has to be resized, the nearest pixel is taken: a mean of near and far is a depth nothing has.
+
+    Raises:
+        ValueError: not an H x W uint16 array.
+    """
+    if depth_HW.ndim != 2 or depth_HW.dtype != np.uint16:
+        raise ValueError(f"depth is uint16 millimetres [H, W], got {depth_HW.dtype} {depth_HW.shape}")
+    left, top, width, height = policy_crop(depth_HW.shape[1], depth_HW.shape[0])
+    crop = depth_HW[top : top + height, left : left + width]
+    if (width, height) == (POLICY_WIDTH, POLICY_HEIGHT):
+        return np.array(crop, order="C")
+    resized = cv2.resize(crop, (POLICY_WIDTH, POLICY_HEIGHT), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, dtype=np.uint16)
 
 
 def policy_camera(camera: PinholeCamera) -> PinholeCamera:

@@ -80,6 +80,7 @@ class EpisodeQuality:
         dropped: messages lost between publisher and recorder, by topic, where the recorder could tell.
         clamped, refused, watchdog: what the servo's safety envelope had to do during the episode; None when the
             bag carries no servo status.
+        depth: ``prophrl_models.data.depth.depth_summary``; None, and absent from the JSON, without depth.
     """
 
     streams: Mapping[str, TopicTiming]
@@ -93,13 +94,17 @@ class EpisodeQuality:
     clamped: int | None
     refused: int | None
     watchdog: int | None
+    depth: Mapping[str, Any] | None = None
 
     @property
     def stale_ticks(self) -> int:
         return sum(last - first + 1 for first, last, _ in self.stale)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        report = asdict(self)
+        if self.depth is None:
+            del report["depth"]
+        return report
 
 
 @dataclass(frozen=True)

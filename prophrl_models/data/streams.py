@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibration.poses import Array, from_quaternion
-from prophrl_models.data.cdr import parse_image, rgb_image
-from prophrl_models.data.image import Image
+from prophrl_models.data.cdr import depth_image, parse_image, rgb_image
+from prophrl_models.data.image import Depth, Image
 
 COLOR, TCP_POSE, GRIPPER = "color", "tcp_pose", "gripper"
 STREAMS = (COLOR, TCP_POSE, GRIPPER)
 """The three streams of a policy input, by the names ``Synchroniser.push`` knows."""
+DEPTH = "depth"
+"""A fourth stream that no policy sees; datasets carry it on request (``prophrl_models.data.depth``)."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Topics:
     gripper: str = "gripper/state"
     servo_status: str = "servo/status"
     camera_info: str = "camera/color/camera_info"
+    depth: str = "camera/aligned_depth_to_color/image_raw"
 
     def of_streams(self) -> dict[str, str]:
         return {COLOR: self.color, TCP_POSE: self.tcp_pose, GRIPPER: self.gripper}
@@ -66,6 +69,16 @@ def color_sample(cdr: bytes | bytearray | memoryview) -> tuple[int, Image]:
     """
     raw = parse_image(cdr)
     return raw.stamp_ns, rgb_image(raw.height, raw.width, raw.encoding, raw.step, raw.data)
+
+
+def depth_sample(cdr: bytes | bytearray | memoryview) -> tuple[int, Depth]:
+    """Stamp and depth [H, W] uint16 in millimetres of a serialised sensor_msgs/Image.
+
+    Raises:
+        ImageError: damaged bytes or another encoding than 16-bit depth.
+    """
+    raw = parse_image(cdr)
+    return raw.stamp_ns, depth_image(raw)
 
 
 def pose_sample(message: Any) -> tuple[int, Array]:

@@ -156,16 +156,16 @@ def sample(
         raise ValueError(f"noise_level must be positive in mode 'sde', got {noise_level}; use mode='ode' for none")
     device = noise.device
     t_K = time_grid(num_steps, device)[:-1]
-    stochastic = torch.full((num_steps,), mode == "sde", device=device)
-    if sde_mask_K is not None:
-        stochastic = stochastic & sde_mask_K.to(device=device, dtype=torch.bool)
+    # The mask stays a list in the loop: asking a GPU tensor for its value would wait for the GPU at every step.
+    draws = [mode == "sde"] * num_steps if sde_mask_K is None else [mode == "sde" and bool(m) for m in sde_mask_K]
+    stochastic = torch.tensor(draws, device=device)
     std_K = torch.where(stochastic, sde_std(num_steps, noise_level, device), torch.zeros_like(t_K))
     x = noise.float()
     states, logps = [x], []
     for k in range(num_steps):
         v = velocity(x, t_K[k].expand(len(x))).float()
         mean = sde_mean(x, v, t_K[k], std_K[k], num_steps)
-        if stochastic[k]:
+        if draws[k]:
             x = mean + std_K[k] * torch.randn(mean.shape, generator=generator, device=device)
             logps.append(gaussian_logp(x, mean, std_K[k]))
         else:

@@ -1,10 +1,14 @@
-"""Datasets: bags in, synchronised episodes out.
+"""Datasets: bags in, synchronised episodes out; to and from LeRobotDataset v3.0.
 
   prophrl dataset build runs/collect/bags runs/dataset          successes only
   prophrl dataset build bags runs/all --outcome success --outcome failure
   prophrl dataset info runs/dataset
+  prophrl dataset export runs/dataset runs/lerobot --workers 2
+  prophrl dataset import runs/lerobot runs/again
+  prophrl dataset sources
+  prophrl dataset check droid data/droid_100
 
-A build that was interrupted goes on where it stopped; bags already in the dataset are not read again.
+A build or export that was interrupted goes on where it stopped; bags already in the dataset are not read again.
 """
 
 from __future__ import annotations
@@ -13,12 +17,13 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from prophrl_nodes.cli import dataset_check, dataset_export, dataset_import, dataset_sources
 from prophrl_nodes.cli.output import megabytes, print_json, table
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{build,info}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{build,info,export,import,sources,check}")
     build = verbs.add_parser("build", help="convert bags into a dataset folder")
     build.add_argument("bags", nargs="+", type=Path, metavar="BAGS", help="bags, or folders of bags")
     build.add_argument("out", type=Path, metavar="DATASET", help="folder of the dataset, new or to be continued")
@@ -26,26 +31,36 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--outcome", action="append", metavar="OUTCOME", help="outcomes to take: success (default), failure, unknown"
     )
     build.add_argument("--task", action="append", default=[], help="only episodes of this task; may be repeated")
+    build.add_argument("--depth", action="store_true", help="keep the aligned depth images too")
     build.add_argument("--workers", type=int, default=0, metavar="N", help="processes that convert in parallel")
     info = verbs.add_parser("info", help="what a dataset holds")
     info.add_argument("dataset", type=Path, metavar="DATASET")
     for verb in (build, info):
         verb.add_argument("--json", action="store_true", help="print JSON")
+    dataset_export.register(verbs.add_parser("export", help="write a dataset as a LeRobotDataset v3.0 folder"))
+    dataset_import.register(verbs.add_parser("import", help="read such a folder back"))
+    dataset_sources.register(verbs.add_parser("sources", help="the paper's datasets: what their numbers mean"))
+    dataset_check.register(verbs.add_parser("check", help="read a published dataset and say what was understood"))
 
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl dataset``."""
-    return _build(options) if options.verb == "build" else _info(options)
+    verbs = {"build": _build, "info": _info, "export": dataset_export.run, "import": dataset_import.run}
+    verbs |= {"sources": dataset_sources.run, "check": dataset_check.run}
+    return verbs[options.verb](options)
 
 
 def _build(options: argparse.Namespace) -> int:
     from prophrl_models.data.build import build_dataset
+    from prophrl_models.data.dataset_format import DatasetHeader
+    from prophrl_models.data.depth import DepthSpec
     from prophrl_nodes.cli.tasks import check_tasks
 
     check_tasks(options.task)
     report = build_dataset(
         options.bags,
         options.out,
+        header=DatasetHeader(depth=DepthSpec() if options.depth else None),
         outcomes=options.outcome or ("success",),
         tasks=options.task,
         workers=options.workers,

@@ -1,0 +1,63 @@
+"""Datasets of this repository are read as the registry's own robot, with the actions as they were recorded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.camera import PinholeCamera
+from calibration.poses import ActionConvention
+from prophrl_models.data.lerobot.export import export_dataset
+from prophrl_models.data.lerobot.video import VideoCodec
+from prophrl_models.data.registry.adapter import general_episode
+from prophrl_models.data.registry.cameras import EpisodeCamera
+from prophrl_models.data.registry.errors import RegistryError
+from prophrl_models.data.registry.sources import RegisteredDataset
+from tests.helpers.numbered_episodes import read_number, write_dataset
+
+
+def test_every_frame_and_action_arrives_and_the_last_observation_is_the_last_frame(tmp_path: Path) -> None:
+    written = list(write_dataset(tmp_path / "set", (6, 5)))
+    camera = PinholeCamera(300, 300, 160, 120, 320, 240)
+    dataset = RegisteredDataset("own_robot", tmp_path / "set", camera=EpisodeCamera(camera))
+    assert len(dataset) == 2 and dataset.source.format == "prophrl"
+    for episode, original in zip(dataset, written, strict=True):
+        steps = len(original)
+        assert len(episode) == steps + 1 and episode.actions_known == steps
+        assert episode.convention is ActionConvention.ABSOLUTE_POSE_DIFFERENCE
+        assert np.allclose(episode.action_TN7[:-1, 0], original.action_T7, atol=1e-6)
+        assert not episode.action_TN7[-1, 0, :6].any()
+        assert np.allclose(episode.state_TN7[-1, 0, :3], original.final.state_7[:3], atol=1e-6)
+        assert [read_number(picture) for picture in episode.images_THW3[:]] == [
+            *(read_number(picture) for picture in original.color_THW3),
+            read_number(original.final.image_HW3),
+        ]
+        assert episode.instruction == original.instruction
+        assert episode.camera is not None and episode.camera.fx == 300, "320x240 pictures are not resized"
+
+
+def test_a_dataset_in_another_convention_is_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "set", (5,))
+    dataset = RegisteredDataset("own_robot", tmp_path / "set")
+    raw = dataset.raw(0)
+    other = replace(raw, metadata={**raw.metadata, "convention": ActionConvention.LOCAL_FRAME_DELTA})
+    with pytest.raises(RegistryError, match="actions are LOCAL_FRAME_DELTA, own_robot is ABSOLUTE_POSE_DIFFERENCE"):
+        general_episode(other, dataset.spec, dataset.spec.layouts)
+
+
+def test_what_this_repository_exports_is_read_as_any_other_lerobot_folder(tmp_path: Path) -> None:
+    """Two readers and a writer that share no code agree."""
+    written = list(write_dataset(tmp_path / "set", (6, 5), depth=False))
+    export_dataset(tmp_path / "set", tmp_path / "lerobot", codec=VideoCodec("h264"), progress=False)
+    dataset = RegisteredDataset("own_robot", tmp_path / "lerobot")
+    assert len(dataset) == 2 and dataset.source.format == "lerobot"
+    for episode, original in zip(dataset, written, strict=True):
+        steps = len(original)
+        assert episode.instruction == original.instruction and episode.rate_hz == original.control_rate_hz
+        assert np.allclose(episode.action_TN7[:steps, 0], original.action_T7, atol=1e-6)
+        assert np.allclose(episode.state_TN7[:steps, 0, :3], original.state_T7[:, :3], atol=1e-6)
+        shown = [read_number(picture) for picture in episode.images_THW3[:steps]]
+        assert shown == [read_number(picture) for picture in original.color_THW3]
