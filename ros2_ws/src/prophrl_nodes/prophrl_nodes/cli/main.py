@@ -28,6 +28,7 @@ COMMANDS = {
     "bag": Command("bag", "look at, check, repair and pack recorded episodes"),
     "dataset": Command("dataset", "turn bags into a dataset for training, and look at it"),
     "train": Command("train", "train a policy on a dataset"),
+    "serve": Command("serve", "serve a policy to robots on other machines"),
     "trials": Command("trials", "plan blinded trials of policies, and report on them"),
     "twin": Command("twin", "run the digital lab by itself, look into it, break it"),
 }

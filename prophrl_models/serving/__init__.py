@@ -1,0 +1,1 @@
+"""Policies behind a socket: one GPU machine answers several robots."""
