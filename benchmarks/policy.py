@@ -138,11 +138,10 @@ def measure_work(policy: FlowPolicy, requests: list[PolicyRequest], device: torc
     prepared = policy.prepare(ObservationBatch.of([request.observation for request in requests]))
     inputs = trim_text(prepared)
     inputs = type(inputs)(*(getattr(inputs, n).to(device) for n in ("image", "state_B7", "text")))
-    ready: Callable[[Cond], Cond] = getattr(policy, "ready", lambda cond: cond)
     x, t = policy.draw_noise(len(requests)), torch.ones(len(requests), device=device)
 
     def encode() -> Cond:
-        return ready(policy.embed(inputs))
+        return policy.ready(policy.embed(inputs))
 
     cond = encode()
     works = []

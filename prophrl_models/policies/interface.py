@@ -114,8 +114,9 @@ class Scaling:
     scale: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.offset) != len(self.scale) or not all(s > 0 for s in self.scale):
-            raise ValueError(f"a scaling needs one positive scale for each offset, got {self.offset}, {self.scale}")
+        # Negative scales turn a channel round: a gripper that the network knows as closed when large.
+        if len(self.offset) != len(self.scale) or not all(abs(s) > 0 for s in self.scale):
+            raise ValueError(f"a scaling needs one scale other than 0 for each offset, got {self.offset}, {self.scale}")
 
     def normalise(self, x: Tensor) -> Tensor:
         return (x - x.new_tensor(self.offset)) / x.new_tensor(self.scale)
@@ -137,6 +138,7 @@ class PolicySpec:
         image_height, image_width: size of the observation image in pixels.
         instructions: the instructions of the training set, verbatim.
         prompt: template around the instruction for policies with a language model.
+        state_source: "measured", or "integrated" from the policy's own actions (``training.state_source``).
     """
 
     convention: ActionConvention
@@ -151,6 +153,7 @@ class PolicySpec:
     image_width: int = 320
     instructions: tuple[str, ...] = ()
     prompt: str = "{instruction}"
+    state_source: str = "measured"
 
     def __post_init__(self) -> None:
         if len(self.action_scaling.scale) != self.action_dim or len(self.state_scaling.scale) != self.state_dim:
@@ -198,6 +201,13 @@ class FlowPolicy(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, object]:
         """Architecture settings, JSON-able, from which the class can be built again beside its spec."""
+
+    def ready(self, cond: Cond) -> Cond:
+        """The condition with everything computed that ``velocity`` needs of it alone, where there is such a thing.
+
+        Called once before the K steps. The result is as old as the weights: do not keep it over an update.
+        """
+        return cond
 
     def encode(self, obs: ObservationBatch) -> Cond:
         """Condition of observations.
@@ -247,7 +257,7 @@ class FlowPolicy(nn.Module, ABC):
             Chunks [B, CH, D] in environment units, and the trace in normalised units; its chain has ``chain_shape``,
             its log-probabilities only the environment's numbers.
         """
-        cond = obs if isinstance(obs, Cond) else self.encode(obs)
+        cond = self.ready(obs if isinstance(obs, Cond) else self.encode(obs))
         if noise_BCD is None:
             noise_BCD = self.draw_noise(len(cond.vector_BE), generator)
         trace = flow.sample(
@@ -277,7 +287,7 @@ class FlowPolicy(nn.Module, ABC):
 
         The encoder runs once per row, the K velocities in one folded batch.
         """
-        cond = obs if isinstance(obs, Cond) else self.encode(obs)
+        cond = self.ready(obs if isinstance(obs, Cond) else self.encode(obs))
         folded = cond.repeat(trace.num_steps)
         return self.environment(flow.trace_log_prob(lambda x, t: self.velocity(folded, x, t), trace))
 
@@ -310,7 +320,7 @@ class FlowPolicy(nn.Module, ABC):
         action = self.pad(self.spec.action_scaling.normalise(actions_BCD)).repeat_interleave(M, dim=0)
         noise = torch.randn(action.shape, generator=generator, device=action.device)
         t = flow.sample_times(B * M, generator, action.device)
-        v = self.velocity(cond.repeat(M), flow.interpolate(action, noise, t), t)
+        v = self.velocity(self.ready(cond).repeat(M), flow.interpolate(action, noise, t), t)
         v, action, noise = (self.environment(x) for x in (v.float(), action, noise))
         return flow.flow_loss(v, action, noise, cumulative_weight).reshape(B, M)
 

@@ -204,11 +204,8 @@ def _copy(into: Inputs, inputs: Inputs) -> None:
 def _functions(
     policy: FlowPolicy, compile: bool
 ) -> tuple[Callable[[Inputs], Cond], Callable[[Cond, Tensor, Tensor], Tensor]]:
-    ready = getattr(policy, "ready", lambda cond: cond)  # what policies can compute once instead of K times
-
     def encode(inputs: Inputs) -> Cond:
-        cond: Cond = ready(policy.embed(inputs))
-        return cond
+        return policy.ready(policy.embed(inputs))
 
     if not compile:
         return encode, policy.velocity
