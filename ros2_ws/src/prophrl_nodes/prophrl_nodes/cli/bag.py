@@ -4,6 +4,7 @@
   prophrl bag check bags/place_cube --require camera/color/image_raw --max-gap 0.2
   prophrl bag recover bags/incomplete               after a crash or a power cut
   prophrl bag compress bags                         zstd, verified, when the disk fills
+  prophrl bag replay bags/place_cube --fast         do it again from its delta actions, and measure the difference
 
 A path may be one bag (a folder or its .mcap file) or a folder of many.
 """
@@ -15,12 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prophrl_nodes.cli import bag_replay
 from prophrl_nodes.cli.output import megabytes, print_json, progress, table
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{info,check,recover,compress}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{info,check,recover,compress,replay}")
     info = verbs.add_parser("info", help="what a bag holds: topics, rates, gaps, the episode it is")
     check = verbs.add_parser("check", help="is it fit for use? exit code 1 when not")
     check.add_argument("--require", action="append", default=[], metavar="TOPIC", help="topic that must hold messages")
@@ -36,11 +38,14 @@ def register(parser: argparse.ArgumentParser) -> None:
     for verb in (info, check, recover, compress):
         verb.add_argument("paths", nargs="+", type=Path, metavar="BAG", help="bag, .mcap file, or folder of bags")
         verb.add_argument("--json", action="store_true", help="print JSON")
+    bag_replay.register(verbs.add_parser("replay", help="put episodes back on the cell, measure how well it follows"))
 
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl bag``."""
-    verb = {"info": _info, "check": _check, "recover": _recover, "compress": _compress}[options.verb]
+    verb = {"info": _info, "check": _check, "recover": _recover, "compress": _compress, "replay": bag_replay.run}[
+        options.verb
+    ]
     return verb(options)
 
 

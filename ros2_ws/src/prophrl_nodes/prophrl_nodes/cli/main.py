@@ -23,10 +23,10 @@ class Command:
 COMMANDS = {
     "demo": Command("demo", "the whole pipeline on the digital twin: demonstrations, training, trials, report"),
     "doctor": Command("doctor", "check this machine and cell, and say what to do about what is wrong"),
-    "launch": Command("launch", "start a launch file: cell, calibrate, collect, policy, evaluate"),
+    "launch": Command("launch", "start a launch file: cell, calibrate, collect, policy, evaluate, replay"),
     "calibrate": Command("calibrate", "calibrate camera, leader and gripper; check that the camera has not moved"),
-    "bag": Command("bag", "look at, check, repair and pack recorded episodes"),
-    "dataset": Command("dataset", "turn bags into a dataset for training, and look at it"),
+    "bag": Command("bag", "look at, check, repair, pack and replay recorded episodes"),
+    "dataset": Command("dataset", "turn bags into a dataset, export and import it; the datasets of others"),
     "train": Command("train", "train a policy on a dataset"),
     "serve": Command("serve", "serve a policy to robots on other machines"),
     "trials": Command("trials", "plan blinded trials of policies, and report on them"),
