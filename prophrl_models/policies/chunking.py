@@ -27,6 +27,12 @@ from prophrl_models.policies.committed import Committed, committed_actions
 from prophrl_models.policies.flow import Velocity, time_grid
 from prophrl_models.policies.interface import Cond, FlowPolicy
 
+RELAX_AT = 0.5
+"""Flow time at which the mode of a chunk is settled, but its rows are not."""
+MIN_RETURN_ROWS = 4
+"""A displacement is given back over at least so many rows: 0.4 s at 10 Hz."""
+POSE_COLUMNS = 6
+
 
 def soft_mask(chunk: int, frozen: int, overlap: int) -> Tensor:
     """Weights [chunk] of committed rows: 1 while frozen, falling exponentially to the overlap's end, then 0.
@@ -71,12 +77,16 @@ def guided_flow(
     weight_BCD: Tensor,
     num_steps: int,
     max_guidance: float | None = None,
-) -> Tensor:
-    """Walk from noise to actions [B, CH, D] in K guided Euler steps, normalised units throughout.
+) -> tuple[Tensor, Tensor]:
+    """Walk from noise to actions in K guided Euler steps, normalised units throughout.
 
     Args:
         max_guidance: beta; K when omitted. A step of 1/K then moves x0_hat at most all the way to the target, whatever
             K is (the paper's 5 goes with 5 steps); much more overshoots.
+
+    Returns:
+        The guided actions [B, CH, D]; and the *relaxed* ones, where guidance ended at t = 0.5: what the policy itself
+        would do in the mode that was chosen by then.
 
     Raises:
         ValueError: max_guidance is not positive.
@@ -85,9 +95,37 @@ def guided_flow(
     if not limit > 0.0:
         raise ValueError(f"max_guidance must be positive, got {max_guidance}; for no guidance use sample_actions")
     x = noise_BCD.float()
+    relaxed = x
     for t in time_grid(num_steps)[:-1].tolist():
-        x = x - guided_velocity(velocity, x, t, target_BCD, weight_BCD, limit) / num_steps
-    return x
+        guided = x - guided_velocity(velocity, x, t, target_BCD, weight_BCD, limit) / num_steps
+        if t > RELAX_AT:
+            relaxed = guided
+        else:
+            with torch.no_grad():
+                relaxed = relaxed - velocity(relaxed, torch.full((len(x),), t, device=x.device)).float() / num_steps
+        x = guided
+    return x, relaxed
+
+
+def rejoin(guided_CD: Tensor, relaxed_CD: Tensor, weights_C: Tensor, frozen: int, overlap: int) -> Tensor:
+    """Pose deltas [CH, 6] whose sum comes back to the relaxed chunk's by the end of the overlap.
+
+    Committed deltas that differ from what the policy would do now displace everything behind them: a policy whose rows
+    are nearly independent does not make up for it, and misses its goal by the sum of the differences. The difference is
+    given back as the commitment fades: each row behind the frozen ones returns the share by which its weight falls.
+    What a policy makes up for by itself is not returned a second time.
+    """
+    chunk = len(guided_CD)
+    last = min(chunk, max(overlap + 1, frozen + MIN_RETURN_ROWS))
+    if frozen >= last:
+        return guided_CD
+    share = -torch.diff(weights_C, prepend=weights_C.new_ones(1))
+    if last > overlap + 1:  # hardly any rows fade: return it evenly, not in one leap
+        share = torch.ones_like(weights_C)
+    share[:frozen], share[last:] = 0.0, 0.0
+    share = share / share.sum()
+    displaced = (guided_CD[:last] - relaxed_CD[:last]).sum(0)
+    return guided_CD - share[:, None] * displaced
 
 
 def guided_sample(
@@ -102,8 +140,8 @@ def guided_sample(
 ) -> Tensor:
     """Chunks [B, CH, D] in environment units that continue what is committed.
 
-    Frozen rows are returned exactly as they were given: by the time the chunk arrives they have been executed, and with
-    deltas an error in them would displace everything behind them.
+    Frozen rows are returned exactly as they were given: by the time the chunk arrives they have been executed. The rows
+    behind them lead back to where the policy wants to be (see ``rejoin``).
 
     Args:
         cond: condition of B observations; must not have been computed under ``torch.inference_mode``.
@@ -132,7 +170,7 @@ def guided_sample(
         actions = torch.as_tensor(row.actions_MD, dtype=torch.float32, device=noise.device)
         target_BCD[b, :count] = policy.spec.action_scaling.normalise(actions)
         weight_BCD[b] = soft_mask(chunk, row.frozen, count)[:, None].to(noise.device)
-    x = guided_flow(
+    walked = guided_flow(
         lambda x, t: policy.velocity(cond, x, t),
         noise,
         policy.pad(target_BCD),
@@ -140,11 +178,15 @@ def guided_sample(
         num_steps or policy.spec.num_steps,
         max_guidance,
     )
-    actions_BCD = policy.spec.action_scaling.restore(policy.environment(x))
+    guided_BCD, relaxed_BCD = (policy.spec.action_scaling.restore(policy.environment(x)) for x in walked)
     for b, row in enumerate(rows):
-        if row is not None and row.frozen:
-            actions_BCD[b, : row.frozen] = torch.as_tensor(row.actions_MD[: row.frozen]).to(actions_BCD)
-    return actions_BCD
+        if row is None:
+            continue
+        guided, frozen, overlap = guided_BCD[b], row.frozen, len(row.actions_MD)
+        guided[:frozen] = torch.as_tensor(row.actions_MD[:frozen]).to(guided)
+        poses, relaxed = guided[:, :POSE_COLUMNS], relaxed_BCD[b, :, :POSE_COLUMNS]
+        guided[:, :POSE_COLUMNS] = rejoin(poses, relaxed, weight_BCD[b, :, 0], frozen, overlap)
+    return guided_BCD
 
 
 __all__ = [
@@ -154,5 +196,6 @@ __all__ = [
     "guided_flow",
     "guided_sample",
     "guided_velocity",
+    "rejoin",
     "soft_mask",
 ]

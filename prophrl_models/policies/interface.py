@@ -8,9 +8,9 @@ units (metres, radians, opening fraction) in the convention that ``PolicySpec`` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -161,6 +161,22 @@ class PolicySpec:
                 f"scalings have {len(self.action_scaling.scale)} action and {len(self.state_scaling.scale)} state "
                 f"channels, the spec says {self.action_dim} and {self.state_dim}; fit them on the same dataset"
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``config.json`` of a checkpoint holds it."""
+        return {**asdict(self), "convention": ActionConvention(self.convention).name}
+
+    @staticmethod
+    def from_json(raw: Mapping[str, Any]) -> PolicySpec:
+        """Inverse of ``to_json``.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, unknown or unusable.
+        """
+        values = {**raw, "convention": ActionConvention[raw["convention"]], "instructions": tuple(raw["instructions"])}
+        for name in ("action_scaling", "state_scaling"):
+            values[name] = Scaling(tuple(raw[name]["offset"]), tuple(raw[name]["scale"]))
+        return PolicySpec(**values)
 
 
 class FlowPolicy(nn.Module, ABC):

@@ -11,15 +11,14 @@ One question at a time on each connection.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.poses import ActionConvention
 from prophrl_models.data.synchronise import SyncSpec
-from prophrl_models.policies.interface import ObservationLike, PolicySpec, Scaling
+from prophrl_models.policies.interface import ObservationLike, PolicySpec
 from prophrl_models.serving import wire
 from prophrl_models.serving.engine import PolicyAnswer, PolicyRequest
 from prophrl_models.serving.errors import ProtocolError
@@ -56,7 +55,7 @@ class Hello:
 
     def to_message(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in ("policy_id", "checkpoint_id", "kind", "device", "precision")}
-        values |= {"spec": spec_to_json(self.spec), "sync": self.sync.to_json(), "warm_p50_s": self.warm_p50_s}
+        values |= {"spec": self.spec.to_json(), "sync": self.sync.to_json(), "warm_p50_s": self.warm_p50_s}
         return {"type": "hello", "version": VERSION, **values}
 
     @staticmethod
@@ -75,7 +74,7 @@ class Hello:
         raw = wire.fields(message, "hello", {"version", "spec", "sync", "warm_p50_s", *texts})
         policy_id, checkpoint_id, kind, device, precision = (wire.text(raw[name], name) for name in texts)
         try:
-            spec, sync = spec_from_json(raw["spec"]), SyncSpec.from_json(raw["sync"])
+            spec, sync = PolicySpec.from_json(raw["spec"]), SyncSpec.from_json(raw["sync"])
             warm_p50_s = float(raw["warm_p50_s"])
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"the server's specification cannot be read: {error!r}") from error
@@ -165,25 +164,6 @@ def error_from_message(message: Mapping[str, Any]) -> tuple[str, str]:
     """
     raw = wire.fields(message, "error", {"code", "message", "number"})
     return wire.text(raw["code"], "code"), wire.text(raw["message"], "message", 2000)
-
-
-def spec_to_json(spec: PolicySpec) -> dict[str, Any]:
-    """A specification as JSON: what ``config.json`` of a checkpoint holds."""
-    return {**asdict(spec), "convention": ActionConvention(spec.convention).name}
-
-
-def spec_from_json(raw: Mapping[str, Any]) -> PolicySpec:
-    """Inverse of ``spec_to_json``.
-
-    Raises:
-        KeyError, TypeError, ValueError: a field is missing, unknown or unusable.
-    """
-    values = dict(raw)
-    values["convention"] = ActionConvention[raw["convention"]]
-    values["instructions"] = tuple(raw["instructions"])
-    for name in ("action_scaling", "state_scaling"):
-        values[name] = Scaling(tuple(raw[name]["offset"]), tuple(raw[name]["scale"]))
-    return PolicySpec(**values)
 
 
 def _committed(raw: Any) -> Committed | None:

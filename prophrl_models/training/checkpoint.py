@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from calibration.poses import ActionConvention
-from prophrl_models.data.files import publish_folder, sync_folder, write_json
+from prophrl_models.data.files import publish_tree, sync_folder, write_json
 from prophrl_models.data.normalise import FILE_NAME as NORMALISATION
 from prophrl_models.data.normalise import Normalisation, NormalisationError
-from prophrl_models.policies.interface import FlowPolicy, PolicySpec, Scaling
+from prophrl_models.policies.interface import FlowPolicy, PolicySpec
+from prophrl_models.training.state_source import check_state_source
 
 FORMAT = 1
+ADDED_LATER = ("state_source",)
+"""Spec fields that checkpoints of format 1 may lack; their defaults say what those policies did."""
 WEIGHTS, CONFIG, PROVENANCE, ASSETS = "model.safetensors", "config.json", "provenance.json", "assets"
 
 
@@ -138,7 +141,7 @@ def save_policy(
         older = folder.with_name(f".{folder.name}.old.{os.getpid()}")
         if folder.exists():
             os.replace(folder, older)
-        publish_folder(temporary, folder)
+        publish_tree(temporary, folder)
         shutil.rmtree(older, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -146,9 +149,7 @@ def save_policy(
 
 
 def _config(policy: FlowPolicy) -> dict[str, Any]:
-    spec = asdict(policy.spec)
-    spec["convention"] = ActionConvention(policy.spec.convention).name
-    return {"format": FORMAT, "kind": policy.kind, "architecture": policy.config(), "spec": spec}
+    return {"format": FORMAT, "kind": policy.kind, "architecture": policy.config(), "spec": policy.spec.to_json()}
 
 
 def read_checkpoint(folder: str | Path) -> CheckpointFiles:
@@ -197,14 +198,12 @@ def _spec(raw: Mapping[str, Any], path: Path) -> PolicySpec:
             f"{path}: convention {raw.get('convention')!r} is none of {', '.join(choices)}; without it the policy's "
             "actions have no meaning"
         )
-    if set(raw) != known:
-        missing, unknown = sorted(known - set(raw)), sorted(set(raw) - known)
+    missing, unknown = sorted(known - set(raw) - set(ADDED_LATER)), sorted(set(raw) - known)
+    if missing or unknown:
         raise CheckpointError(f"{path}: spec lacks {missing} and has unknown {unknown}; train the policy again")
-    values = {**raw, "convention": ActionConvention[raw["convention"]], "instructions": tuple(raw["instructions"])}
     try:
-        for name in ("action_scaling", "state_scaling"):
-            values[name] = Scaling(tuple(raw[name]["offset"]), tuple(raw[name]["scale"]))
-        return PolicySpec(**values)
+        check_state_source(raw.get("state_source", "measured"))
+        return PolicySpec.from_json(raw)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: spec cannot be used: {error!r}") from error
 

@@ -9,16 +9,14 @@ runs/cube/                   the folder given as ``out_dir``
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from calibration.camera import PinholeCamera
@@ -40,14 +38,12 @@ from prophrl_models.training.frames import (
     typical_orientation,
 )
 from prophrl_models.training.loop import Loop, LoopOptions, Progress
+from prophrl_models.training.run_folder import CHECKPOINT_FOLDER
+from prophrl_models.training.settings import TrainingError, read_settings, settings_from
 
-T = TypeVar("T")
 CALIBRATION_FILE = "calibration.yaml"
-CHECKPOINT_FOLDER = "policy"
 
-
-class TrainingError(ValueError):
-    """A dataset or configuration that cannot be trained on; the message says what to change."""
+__all__ = ["CHECKPOINT_FOLDER", "SftConfig", "TrainingError", "config_from", "load_config", "train_policy"]
 
 
 @dataclass(frozen=True)
@@ -80,15 +76,12 @@ def load_config(path: str | Path) -> SftConfig:
     Raises:
         TrainingError: no such file, or a key or type that does not belong.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise TrainingError(f"no training configuration at {path}; config/train/ holds some")
-    return config_from(yaml.safe_load(path.read_text()) or {}, path.name)
+    return read_settings(SftConfig, path)
 
 
 def config_from(raw: Any, where: str = "configuration") -> SftConfig:
     """Build a configuration from nested mappings; see ``load_config``."""
-    return _build(SftConfig, raw, where)
+    return settings_from(SftConfig, raw, where)
 
 
 def train_policy(
@@ -228,30 +221,3 @@ def _fingerprint(dataset: Dataset, config: SftConfig, camera: PinholeCamera) -> 
         "camera": [camera.K.tolist(), camera.T_camera_base.tolist()],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _build(cls: type[T], raw: Any, where: str) -> T:
-    """A dataclass from a mapping; unknown keys and wrong types are errors that name the field."""
-    assert is_dataclass(cls)
-    names = [f.name for f in fields(cls)]
-    if not isinstance(raw, Mapping):
-        raise TrainingError(f"{where} must be a mapping with some of the keys {', '.join(names)}, got {raw!r}")
-    hints = get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TrainingError(f"{where}: unknown key {key!r}, known are {', '.join(names)}{hint}")
-        values[key] = _convert(hints[key], value, f"{where}.{key}")
-    return cls(**values)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, float, bool) and type(value) is not hint:
-        raise TrainingError(f"{where} must be of type {hint.__name__}, got {value!r}")
-    return tuple(value) if isinstance(value, list) else value

@@ -131,7 +131,7 @@ def test_altered_file_is_refused(own: Path, name: str) -> None:
         (lambda c: c["spec"].pop("chunk"), r"lacks \['chunk'\]"),
         (lambda c: c["spec"].update(speed=2), r"unknown \['speed'\]"),
         (lambda c: c["spec"]["action_scaling"].update(scale=[1.0]), "spec cannot be used"),
-        (lambda c: c["spec"]["action_scaling"]["scale"].__setitem__(0, 0.0), "positive scale"),
+        (lambda c: c["spec"]["action_scaling"]["scale"].__setitem__(0, 0.0), "scale other than 0"),
         (lambda c: c.update(format=99), "format 99"),
         (lambda c: c.update(kind="huge"), "unknown kind of policy 'huge'; known: tiny"),
         (lambda c: c["architecture"].update(width=32), "do not fit together"),

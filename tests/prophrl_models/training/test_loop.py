@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prophrl_models.training.checkpoint import CheckpointError
-from prophrl_models.training.loop import Loop, LoopOptions, Progress, learning_rate
+from prophrl_models.training.loop import Loop, LoopOptions, MovingAverage, Progress, learning_rate
 
 OPTIONS = LoopOptions(steps=60, learning_rate=1e-2, warmup=5, log_every=10, save_every=25, ema=0.9)
 
@@ -114,3 +114,34 @@ def test_learning_rate_warms_up_and_ends_at_a_hundredth() -> None:
     assert rates[0] == pytest.approx(OPTIONS.learning_rate / OPTIONS.warmup)
     assert max(rates) == pytest.approx(OPTIONS.learning_rate) and rates.index(max(rates)) in (4, 5)
     assert rates[-1] == pytest.approx(0.01 * OPTIONS.learning_rate)
+
+
+def test_run_that_never_saved_starts_over_with_a_clean_log(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Problem(stop_at=23))
+    (tmp_path / "resume.safetensors").unlink()  # as if killed before the first save
+    run(tmp_path, Problem())
+    assert [line["step"] for line in log(tmp_path)] == [10, 20, 30, 40, 50, 60]
+
+
+def test_average_follows_its_formula_and_is_the_weights_themselves_without_decay() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    average, none = MovingAverage(model, 0.9), MovingAverage(model, 0.0)
+    expected = model.weight.item()
+    for step in range(1, 150):
+        with torch.no_grad():
+            model.weight.fill_(float(step % 7))
+        average.update(model, step)
+        none.update(model, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * (step % 7)
+    assert average.values["weight"].item() == pytest.approx(expected, rel=1e-4)
+    none.copy_to(model)
+    assert not none.values and model.weight.item() == float(149 % 7)
+
+
+def test_learning_rate_ends_at_the_fraction_that_was_asked() -> None:
+    options = replace(OPTIONS, final_fraction=0.1)
+    assert learning_rate(OPTIONS.steps, options) == pytest.approx(0.1 * OPTIONS.learning_rate)
+    middle = (OPTIONS.steps + OPTIONS.warmup) / 2
+    assert learning_rate(int(middle), options) == pytest.approx(0.55 * OPTIONS.learning_rate, rel=0.03)

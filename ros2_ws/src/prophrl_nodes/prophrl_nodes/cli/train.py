@@ -1,9 +1,13 @@
 """Train a policy on a dataset.
 
   prophrl train policy runs/dataset runs/training
-  prophrl train policy runs/dataset runs/long --config config/train/policy.yaml --steps 20000
+  prophrl train policy runs/dataset runs/long --config my_settings.yaml --steps 20000
+  prophrl train policy runs/dataset runs/pi05 --policy pi05 --init weights/pi05_base --preset one_80gb
 
 The checkpoint is written to OUT/policy, the log to OUT. Ctrl-C stops it; the same command goes on where it stopped.
+Several graphics cards (not for the tiny policy):
+
+  torchrun --nproc-per-node 8 $(which prophrl) train policy ...
 """
 
 from __future__ import annotations
@@ -11,6 +15,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
+
+POLICIES = ("tiny", "pi05", "vla_adapter", "openvla_oft")
+DEFAULT_PRESET = "one_80gb"
+
+
+class UsageError(ValueError):
+    """Options that do not go together; the message says which."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +31,14 @@ def register(parser: argparse.ArgumentParser) -> None:
     policy = what.add_parser("policy", help="behaviour cloning with flow matching, from demonstrations")
     policy.add_argument("dataset", type=Path, metavar="DATASET", help="folder made by prophrl dataset build")
     policy.add_argument("out", type=Path, metavar="OUT", help="folder of the run, new or to be continued")
-    policy.add_argument("--config", type=Path, help="YAML settings; without it they follow the size of the dataset")
+    policy.add_argument("--policy", choices=POLICIES, default="tiny", help="kind of policy (default: tiny)")
+    start = policy.add_mutually_exclusive_group()
+    start.add_argument("--init", type=Path, metavar="FOLDER", help="published weights to start from (not for tiny)")
+    start.add_argument("--resume-from", type=Path, metavar="CHECKPOINT", help="earlier checkpoint to start from")
+    start.add_argument("--tiny-size", action="store_true", help="a big policy's architecture in a size for tests")
+    settings = policy.add_mutually_exclusive_group()
+    settings.add_argument("--preset", help="settings by name: paper, one_24gb, one_80gb, tiny")
+    settings.add_argument("--config", type=Path, help="YAML settings; tiny: without it they follow the dataset's size")
     policy.add_argument("--steps", type=int, help="optimiser steps, instead of what the settings say")
     policy.add_argument("--seed", type=int, help="of initialisation, batches and noise (default: 0)")
     policy.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -27,24 +46,106 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl train``."""
+    return _tiny(options) if options.policy == "tiny" else _big(options)
+
+
+def _tiny(options: argparse.Namespace) -> int:
+    if options.init or options.resume_from or options.tiny_size:
+        raise UsageError(
+            "--init, --resume-from and --tiny-size are for the big policies; add --policy "
+            f"{{{','.join(POLICIES[1:])}}}. An interrupted run goes on by itself when OUT is the same"
+        )
     from prophrl_models.data.dataset import Dataset
-    from prophrl_models.training.loop import Progress
     from prophrl_models.training.sft import load_config, train_policy
-    from prophrl_nodes.studies.progress import progress_bar
     from prophrl_nodes.studies.training import config_for
 
-    seed = options.seed or 0
-    config = load_config(options.config) if options.config else config_for(len(Dataset(options.dataset)), seed)
-    loop = {name: value for name, value in (("steps", options.steps), ("seed", options.seed)) if value is not None}
-    config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, **loop))
+    file = _settings_file(options)
+    config = load_config(file) if file else config_for(len(Dataset(options.dataset)), options.seed or 0)
+    config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, **_loop(options)))
     if options.threads is not None:
         config = dataclasses.replace(config, threads=options.threads)
-    with progress_bar(config.loop.steps, "step") as bar:
-
-        def watch(progress: Progress) -> None:
-            bar.set_postfix({name: f"{value:.4f}" for name, value in progress.losses.items()}, refresh=False)
-            bar.update(progress.step - bar.n)
-
-        folder = train_policy(options.dataset, options.out, config, watch)
+    with _Bar(config.loop.steps) as bar:
+        folder = train_policy(options.dataset, options.out, config, bar)
     print(f"checkpoint: {folder}")
     return 0
+
+
+def _big(options: argparse.Namespace) -> int:
+    import torch
+
+    from prophrl_models.training import distributed
+    from prophrl_models.training.vla import load_vla_config, train_vla
+    from prophrl_models.training.vla_policy import Origin
+
+    origin = Origin(options.policy, options.init, options.resume_from, options.tiny_size)
+    config = load_vla_config(_settings_file(options) or _preset(DEFAULT_PRESET))
+    config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, **_loop(options)))
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    processes = distributed.join()
+    try:
+        with _Bar(config.loop.steps, silent=not processes.is_main) as bar:
+            folder = train_vla(
+                options.dataset, options.out, origin, config, progress=bar, say=bar.say, processes=processes
+            )
+    finally:
+        distributed.leave(processes)
+    if processes.is_main:
+        print(f"checkpoint: {folder}")
+    return 0
+
+
+def _loop(options: argparse.Namespace) -> dict[str, Any]:
+    given = (("steps", options.steps), ("seed", options.seed))
+    return {name: value for name, value in given if value is not None}
+
+
+def _settings_file(options: argparse.Namespace) -> Path | None:
+    if options.preset is None:
+        return options.config  # type: ignore[no-any-return]
+    if (options.preset == "tiny") != (options.policy == "tiny"):
+        choices = "tiny" if options.policy == "tiny" else "paper, one_24gb, one_80gb"
+        raise UsageError(f"preset {options.preset!r} is not for the {options.policy} policy; choose {choices}")
+    return _preset(options.preset)
+
+
+def _preset(name: str) -> Path:
+    from prophrl_nodes.launch_files.packages import SOURCE_TREE, share_folder
+
+    # A file that is newer than the last set-up is in the source tree only.
+    folders = [root / "config" / "train" for root in (share_folder("prophrl"), SOURCE_TREE)]
+    found = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
+    if name not in found:
+        raise UsageError(f"no preset {name!r}; choose one of {', '.join(found)}, or give a file with --config")
+    return found[name]
+
+
+class _Bar:
+    """Progress of a training; called with every log line."""
+
+    def __init__(self, steps: int, *, silent: bool = False) -> None:
+        self._steps, self._silent = steps, silent
+
+    def __enter__(self) -> _Bar:
+        from prophrl_nodes.studies.progress import progress_bar
+
+        self._bar = None if self._silent else progress_bar(self._steps, "step")
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, progress: object) -> None:
+        from prophrl_models.training.loop import Progress
+
+        assert isinstance(progress, Progress)
+        if self._bar is not None:
+            shown = {name: f"{value:.4f}" for name, value in progress.losses.items()}
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(progress.step - self._bar.n)
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        if self._bar is not None:
+            self._bar.write(line)
