@@ -7,6 +7,7 @@
   prophrl dataset import runs/lerobot runs/again
   prophrl dataset sources
   prophrl dataset check droid data/droid_100
+  prophrl dataset mixture config/train/mixture_paper.yaml --batches 20
 
 A build or export that was interrupted goes on where it stopped; bags already in the dataset are not read again.
 """
@@ -17,13 +18,15 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from prophrl_nodes.cli import dataset_check, dataset_export, dataset_import, dataset_sources
+from prophrl_nodes.cli import dataset_check, dataset_export, dataset_import, dataset_mixture, dataset_sources
 from prophrl_nodes.cli.output import megabytes, print_json, table
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{build,info,export,import,sources,check}")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="{build,info,export,import,sources,check,mixture}"
+    )
     build = verbs.add_parser("build", help="convert bags into a dataset folder")
     build.add_argument("bags", nargs="+", type=Path, metavar="BAGS", help="bags, or folders of bags")
     build.add_argument("out", type=Path, metavar="DATASET", help="folder of the dataset, new or to be continued")
@@ -41,12 +44,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     dataset_import.register(verbs.add_parser("import", help="read such a folder back"))
     dataset_sources.register(verbs.add_parser("sources", help="the paper's datasets: what their numbers mean"))
     dataset_check.register(verbs.add_parser("check", help="read a published dataset and say what was understood"))
+    dataset_mixture.register(verbs.add_parser("mixture", help="draw batches from a mixture of published datasets"))
 
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl dataset``."""
     verbs = {"build": _build, "info": _info, "export": dataset_export.run, "import": dataset_import.run}
-    verbs |= {"sources": dataset_sources.run, "check": dataset_check.run}
+    verbs |= {"sources": dataset_sources.run, "check": dataset_check.run, "mixture": dataset_mixture.run}
     return verbs[options.verb](options)
 
 
