@@ -1,4 +1,4 @@
-"""Playing chunks: timing, the three conventions, seams, refusals. No clock and no ROS."""
+"""Playing chunks: timing, the three conventions, refusals. No clock and no ROS."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from prophrl_models.policies.chunking import (
     guided_flow,
     guided_sample,
     guided_velocity,
+    rejoin,
     soft_mask,
 )
 from prophrl_models.policies.interface import Cond, FlowPolicy, Inputs, ObservationBatch, PolicySpec, Scaling
@@ -110,8 +111,10 @@ def test_the_weight_of_the_guidance_is_symmetric_in_time_and_clipped() -> None:
 def test_no_graph_is_left_behind_and_none_is_needed() -> None:
     field = Curved()
     with torch.no_grad():
-        x = guided_flow(field, torch.zeros(1, CHUNK, DIM), torch.zeros(1, CHUNK, DIM), torch.ones(1, CHUNK, DIM), 4)
+        zeros = torch.zeros(1, CHUNK, DIM)
+        x, relaxed = guided_flow(field, zeros, zeros, torch.ones(1, CHUNK, DIM), 4)
     assert not x.requires_grad
+    assert not relaxed.requires_grad
     assert all(p.grad is None for p in field.parameters())
 
 
@@ -119,7 +122,8 @@ def test_without_weights_the_walk_is_the_plain_one() -> None:
     field, noise = Curved(), torch.randn(2, CHUNK, DIM, generator=torch.Generator().manual_seed(0))
     target = torch.ones_like(noise)
     plain = flow.sample(field, noise, 5).actions_BCD
-    torch.testing.assert_close(guided_flow(field, noise, target, torch.zeros_like(noise), 5), plain.detach())
+    for walked in guided_flow(field, noise, target, torch.zeros_like(noise), 5):
+        torch.testing.assert_close(walked, plain.detach())
 
 
 # ---- a policy with two modes
@@ -161,10 +165,12 @@ def test_without_guidance_chunks_switch_between_the_modes_with_guidance_they_sta
     free = field.mode_of(flow.sample(field, noise, 20).actions_BCD)
     assert 16 < int(free.sum()) < 48  # a coin is tossed at each chunk
 
-    guided = guided_flow(field, noise, committed.expand_as(noise), weight, 20)
+    guided, relaxed = guided_flow(field, noise, committed.expand_as(noise), weight, 20)
     stays = field.mode_of(guided) == 0  # judged by the rows that nobody committed
     assert int(stays.sum()) >= 62
+    assert (field.mode_of(relaxed) == field.mode_of(guided)).all()  # the mode is settled when guidance relaxes
     assert field.is_typical(guided).all()
+    assert field.is_typical(relaxed).all()
     error = (guided[stays, :3] - committed[:3]).abs()
     assert float(error.max()) < 0.1  # the spread of a mode is 0.15, the distance between modes up to 3
     assert float(error.mean()) < 0.02
@@ -176,10 +182,61 @@ def test_more_guidance_reproduces_frozen_rows_better() -> None:
     committed = (field.modes[1] + 0.15 * torch.randn(CHUNK, DIM, generator=generator)).expand_as(noise)
     weight = soft_mask(CHUNK, frozen=4, overlap=9)[None, :, None].expand_as(noise)
     errors = [
-        float((guided_flow(field, noise, committed, weight, 10, beta)[:, :4] - committed[:, :4]).abs().mean())
+        float((guided_flow(field, noise, committed, weight, 10, beta)[0][:, :4] - committed[:, :4]).abs().mean())
         for beta in (0.5, 2.0, 10.0)
     ]
     assert errors == sorted(errors, reverse=True)
+
+
+# ---- back to where the policy wants to be
+
+
+@pytest.mark.parametrize(("frozen", "overlap"), [(3, 8), (0, 8), (4, 12), (6, 6), (9, 10)])
+def test_what_committed_rows_displace_is_given_back_behind_them_over_several_rows(frozen: int, overlap: int) -> None:
+    relaxed = torch.full((CHUNK, 6), 0.01)
+    guided = relaxed.clone()
+    guided[:overlap] += 0.002
+    chunk = rejoin(guided, relaxed, soft_mask(CHUNK, frozen, overlap), frozen, overlap)
+    assert (chunk[:frozen] == guided[:frozen]).all()
+    torch.testing.assert_close(chunk.sum(0), relaxed.sum(0))
+    returned = (guided - chunk)[:, 0]
+    assert (returned >= -1e-6).all()
+    assert returned.max() <= 0.5 * returned.sum()
+
+
+def test_what_the_policy_makes_up_for_by_itself_is_not_given_back_again() -> None:
+    relaxed = torch.full((CHUNK, 6), 0.01)
+    guided = relaxed.clone()
+    guided[:3] += 0.004
+    guided[3:6] -= 0.004
+    torch.testing.assert_close(rejoin(guided, relaxed, soft_mask(CHUNK, 3, 8), 3, 8), guided)
+
+
+def test_rows_that_are_all_frozen_stay_as_they_are() -> None:
+    guided, relaxed = torch.ones(CHUNK, 6), torch.zeros(CHUNK, 6)
+    assert (rejoin(guided, relaxed, soft_mask(CHUNK, CHUNK, CHUNK), CHUNK, CHUNK) == guided).all()
+
+
+class IndependentRows(TwoModes):
+    """One Gaussian with independent rows: a policy that does not make up for a prefix it would not have chosen."""
+
+    def __init__(self) -> None:
+        super().__init__(spread=0.3)
+        self.modes = self.modes[:1]
+
+
+def test_a_chunk_behind_a_strange_prefix_still_ends_where_the_policy_wants_to_go() -> None:
+    policy = TwoModePolicy()
+    policy.field = IndependentRows()
+    wanted = policy.spec.action_scaling.restore(policy.field.modes[0])
+    prefix = wanted[:8].clone()
+    prefix[:, :3] += 0.004  # 12 mm too far when the frozen rows are over
+    chunks = guided_sample(
+        policy, a_condition(64), Committed(prefix.numpy(), 3), generator=torch.Generator().manual_seed(0)
+    )
+    end = chunks[:, :, :3].sum(1).mean(0)
+    assert (chunks[:, :3] == prefix[:3]).all()
+    torch.testing.assert_close(end, wanted[:, :3].sum(0), atol=0.006, rtol=0.0)
 
 
 # ---- in environment units

@@ -1,14 +1,18 @@
 """Whose turn is it: may the policy look and speak now, or must it wait for the executor and the arm?
 
-Chunks are synchronous: the policy observes only after the last chunk was executed and the arm has settled at its final
-pose, so that the next chunk starts from where the arm really is. Pure: states and times are passed in.
+Synchronous chunks: the policy observes only after the last chunk was executed and the arm has settled at its final
+pose, so that the next chunk starts from where the arm really is. With a ``ChunkSchedule`` it also looks while a chunk
+is in execution, early enough for the answer to come before that ends. Pure: states and times are passed in.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from numpy.typing import ArrayLike
+
 from prophrl_nodes.chunk_player import PlayerState
+from prophrl_nodes.chunk_schedule import ChunkSchedule, Continuation
 
 EXECUTOR = "executor"
 FOLLOWING, HOLDING = 1, 2
@@ -17,10 +21,17 @@ FOLLOWING, HOLDING = 1, 2
 
 @dataclass(frozen=True)
 class Turn:
-    """Whether the policy may speak; ``not_before_ns`` is the oldest acceptable stamp of what it looks at."""
+    """Whether the policy may speak.
+
+    Attributes:
+        waiting_for: what has to happen first; empty when it may.
+        not_before_ns: oldest acceptable stamp of what it looks at.
+        continues: whether its chunk should continue the one in execution.
+    """
 
     waiting_for: str
     not_before_ns: int = 0
+    continues: bool = False
 
     @property
     def mine(self) -> bool:
@@ -36,23 +47,28 @@ class PolicyTurn:
         settle_s: pause between the end of a chunk and the observation for the next one.
         answer_s: time the executor may take to begin a chunk; one that it lost or refused (it says why on /diagnostics)
             is then replaced by a new one from a new observation.
+        schedule: for real-time chunking; None: synchronous chunks.
     """
 
     settle_s: float
     answer_s: float = 1.0
+    schedule: ChunkSchedule | None = None
     _state: PlayerState | None = field(default=None, init=False)
     _sequence: int = field(default=0, init=False)
     _reason: str = field(default="", init=False)
+    _progress: float = field(default=0.0, init=False)
+    _stamp_ns: int = field(default=0, init=False)
     _since_ns: int = field(default=0, init=False)
     _sent: int | None = field(default=None, init=False)
     _sent_ns: int = field(default=0, init=False)
 
-    def on_executor(self, state: int, sequence: int, reason: str, stamp_ns: int) -> None:
-        """Take one executor status."""
+    def on_executor(self, state: int, sequence: int, reason: str, stamp_ns: int, progress: float = 0.0) -> None:
+        """Take one executor status; ``progress`` counts actions of the chunk, with fraction, at the stamp."""
         player = PlayerState(state)
         if (player, sequence) != (self._state, self._sequence):
             self._since_ns = stamp_ns
         self._state, self._sequence, self._reason = player, sequence, reason
+        self._progress, self._stamp_ns = progress, stamp_ns
 
     def on_sent(self, sequence: int, now_ns: int) -> None:
         """A chunk was published."""
@@ -72,9 +88,25 @@ class PolicyTurn:
             return Turn(f"the operator: the executor stands still ({self._reason}); call executor/engage")
         if arm_source != EXECUTOR or arm_state not in (FOLLOWING, HOLDING):
             return Turn(f"the executor to be engaged (the arm obeys {arm_source or 'nobody'}); call executor/engage")
-        if self._state is PlayerState.EXECUTING:
-            return Turn("the chunk in execution")
         untaken = self._sent is not None and self._sequence < self._sent
+        if self._state is PlayerState.EXECUTING:
+            if self.schedule is None or not self.schedule.due(self._sequence, self._progress_at(now_ns)):
+                return Turn("the chunk in execution")
+            if untaken and (now_ns - self._sent_ns) * 1e-9 < self.answer_s:
+                return Turn("the executor to take the next chunk")
+            return Turn("", continues=True)
         if untaken and (now_ns - self._sent_ns) * 1e-9 < self.answer_s:
             return Turn("the executor to begin the chunk")
         return Turn("", self._since_ns + round(self.settle_s * 1e9))
+
+    def continuation(self, now_ns: int, T_reference: ArrayLike) -> Continuation | None:
+        """What a chunk from an observation at ``now_ns`` continues; None when it begins at once, at its reference."""
+        if self.schedule is None or self._state is not PlayerState.EXECUTING:
+            return None
+        return self.schedule.continuation(self._sequence, self._progress_at(now_ns), T_reference)
+
+    def _progress_at(self, now_ns: int) -> float:
+        """Actions executed by then: the last word of the executor, carried on at the control rate."""
+        assert self.schedule is not None
+        since_s = max(0.0, (now_ns - self._stamp_ns) * 1e-9)
+        return min(self._progress + since_s * self.schedule.rate_hz, float(self.schedule.chunk))

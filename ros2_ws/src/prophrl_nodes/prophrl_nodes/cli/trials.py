@@ -4,6 +4,7 @@
   prophrl launch evaluate checkpoint:=runs/training/policy plan:=runs/trials/plan.json output:=runs/trials
   prophrl trials status runs/trials
   prophrl trials report runs/trials
+  prophrl trials latency runs/training/policy --task place_cube --latency 0 100 300     in simulated time
 
 The folder holds plan.json (placements and order), key.json (which letter is which policy), trials.jsonl and bags.
 """
@@ -15,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prophrl_nodes.cli import trials_latency
 from prophrl_nodes.cli.output import print_json, table
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,status,report}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,status,report,latency}")
     plan = verbs.add_parser("plan", help="fix placements, order and blinding")
     plan.add_argument("--task", required=True, help="what is tried")
     plan.add_argument("--trials", type=int, default=20, metavar="N", help="held-out placements (default: 20)")
@@ -30,6 +32,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--max-duration", type=float, metavar="S", help="time limit of a trial (default: the task's)")
     status = verbs.add_parser("status", help="how far the plan is; results stay sealed until the last trial")
     report = verbs.add_parser("report", help="write report.html, report.json and videos into the folder")
+    trials_latency.register(verbs.add_parser("latency", help="what latency costs, with and without real-time chunking"))
     for verb in (plan, status, report):
         verb.add_argument("folder", type=Path, metavar="FOLDER", help="folder of this evaluation")
         verb.add_argument("--json", action="store_true", help="print JSON")
@@ -37,7 +40,12 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl trials``."""
-    verbs: dict[str, Callable[[argparse.Namespace], int]] = {"plan": _plan, "status": _status, "report": _report}
+    verbs: dict[str, Callable[[argparse.Namespace], int]] = {
+        "plan": _plan,
+        "status": _status,
+        "report": _report,
+        "latency": trials_latency.run,
+    }
     return verbs[options.verb](options)
 
 

@@ -3,6 +3,9 @@
 Subscribes to ``policy/chunk``, ``tcp_pose_broadcaster/pose`` and ``servo/status``; publishes ``servo/target`` and
 ``executor/status``. Verbs: ``~/engage``, ``~/disengage``. After the last action of a chunk the final pose is repeated
 for ``wait_s`` seconds; when no new chunk comes in that time the targets stop and the arm's watchdog holds the arm.
+
+A chunk may continue the one in execution (``follows``): it takes over at the row that is due, without a jump. When such
+a chunk is late the old one is executed to its end, and the arm waits there as above; delays are counted.
 """
 
 from __future__ import annotations
@@ -56,6 +59,8 @@ class ExecutorNode(ProphNode):
         self._dropped = ""
         self._refusal = ""
         self._refused = self._played = 0
+        self._seams = self._delays = 0
+        self._waited_s = self._worst_jump_m = 0.0
         self._measured_position: np.ndarray[Any, Any] | None = None
         self._measured_s = -math.inf
         self._said: tuple[int, int, int, str] | None = None
@@ -91,6 +96,11 @@ class ExecutorNode(ProphNode):
             "step": player.executed,
             "chunks_played": self._played,
             "chunks_refused": self._refused,
+            "seams": self._seams,
+            "seam_jump_m": player.seam.jump_m if player.seam else 0.0,
+            "seam_jump_worst_m": self._worst_jump_m,
+            "delays": self._delays,
+            "delays_total_s": self._waited_s,
             "targets": int(self._target.sequence),
         }
         if self._refusal:
@@ -101,6 +111,8 @@ class ExecutorNode(ProphNode):
             return Health(Level.OK, "ready to engage", values)
         if player.state is PlayerState.EXECUTING:
             return Health(Level.OK, "engaged: executing a chunk", values)
+        if player.reason:
+            return Health(Level.WARN, f"engaged: {player.reason}", values)
         return Health(Level.OK, "engaged: waiting for a chunk", values)
 
     async def _engage(self) -> str:
@@ -143,11 +155,22 @@ class ExecutorNode(ProphNode):
             int(message.convention),
             float(message.rate_hz),
             int(message.execute_length),
+            int(message.follows),
+            float(message.start_step),
+            bool(message.real_time),
         )
-        self._check_reference(chunk)
+        if not chunk.follows:  # one that continues another is compared with the path in execution by the player
+            self._check_reference(chunk)
         with self._lock:
+            delayed_s = self._player.delay_s(time.monotonic())
             self._player.play(chunk, time.monotonic())
+            seam = self._player.seam
         self._played += 1
+        self._delays += delayed_s > 0.0
+        self._waited_s += delayed_s
+        if seam is not None:
+            self._seams += 1
+            self._worst_jump_m = max(self._worst_jump_m, seam.jump_m)
 
     def _check_reference(self, chunk: Chunk) -> None:
         age_s = time.monotonic() - self._measured_s
@@ -169,9 +192,13 @@ class ExecutorNode(ProphNode):
         if not self._engaged:
             return
         with self._lock:
+            before = self._player.state, self._player.executed
             setpoint = self._player.step(time.monotonic())
+            changed = before != (self._player.state, self._player.executed)
         if setpoint is not None and self._engaged:
             self._send(setpoint)
+        if changed:
+            self._publish_status()
 
     def _send(self, setpoint: Setpoint) -> None:
         target = self._target
@@ -202,15 +229,18 @@ class ExecutorNode(ProphNode):
 
     def _publish_status(self) -> None:
         """Publish the state when it changed: at each step of a chunk and at each transition."""
-        player = self._player
-        reason = player.reason or ("" if self._engaged else "not engaged")
-        saying = (int(player.state), player.sequence, player.executed, reason)
-        if saying == self._said:
-            return
-        self._said = saying
-        status = ExecutorStatus(state=saying[0], sequence=saying[1], step=saying[2], reason=reason)
-        status.header.stamp = to_stamp(time.time_ns())
-        self._status.publish(status)
+        with self._lock:  # several threads speak; the order of what they say is that of the states
+            player = self._player
+            reason = player.reason or ("" if self._engaged else "not engaged")
+            saying = (int(player.state), player.sequence, player.executed, reason)
+            if saying == self._said:
+                return
+            self._said = saying
+            status = ExecutorStatus(
+                state=saying[0], sequence=saying[1], step=saying[2], reason=reason, progress=player.progress
+            )
+            status.header.stamp = to_stamp(time.time_ns())
+            self._status.publish(status)
 
 
 def main() -> None:

@@ -1,4 +1,8 @@
-"""The policy: looks when the last chunk is done, thinks, and publishes the next chunk of actions.
+"""The policy: looks, thinks, and publishes the next chunk of actions.
+
+With ``chunking`` "synchronous" it looks when the last chunk is done. With "real_time" it looks while that is still in
+execution, early enough (by the latency it measures) that the answer comes before the rows run out, and the answer
+continues what is in execution: see docs/chunking.md.
 
 Subscribes to ``camera/color/image_raw``, ``tcp_pose_broadcaster/pose``, ``gripper/state``, ``executor/status`` and
 ``servo/status``; publishes ``policy/chunk``. Verbs: ``policy/command`` (``start`` with the instruction as argument,
@@ -25,6 +29,8 @@ from prophrl_models.data.streams import COLOR, GRIPPER, TCP_POSE, color_sample, 
 from prophrl_models.data.synchronise import Snapshot, Synchroniser
 from prophrl_nodes import qos
 from prophrl_nodes.arm_link import ArmLink
+from prophrl_nodes.chunk_player import Chunk
+from prophrl_nodes.chunk_schedule import TRACKING_LAG_S, ChunkSchedule, Continuation, LatencyBudget
 from prophrl_nodes.messages import header, to_nanoseconds, to_pose
 from prophrl_nodes.policy_turn import PolicyTurn
 from prophrl_nodes.ros import Health, Level, ParameterSpec, PeriodicThread, ProphNode, Refused, Value, run
@@ -35,7 +41,7 @@ if TYPE_CHECKING:
 POLL_S = 0.01
 
 PARAMETERS = (
-    ParameterSpec("checkpoint", "", "folder of the policy checkpoint to run"),
+    ParameterSpec("checkpoint", "", "folder of the policy checkpoint to run, or the ws:// address of a policy server"),
     ParameterSpec("instruction", "", "what to do, in the words of the training set", changeable=True),
     ParameterSpec(
         "execute_length",
@@ -49,6 +55,22 @@ PARAMETERS = (
     ParameterSpec("device", "auto", "torch device", choices=("auto", "cpu", "cuda")),
     ParameterSpec("seed", 0, "seed of the sampling noise, the same at each start", 0, 2**31 - 1),
     ParameterSpec("torch_threads", 1, "CPU threads for the policy, 0: torch decides", 0, 64),
+    ParameterSpec(
+        "chunking",
+        "synchronous",
+        "synchronous: look when a chunk is done; real_time: look before, and continue it",
+        choices=("synchronous", "real_time"),
+    ),
+    ParameterSpec(
+        "tracking_lag_s",
+        TRACKING_LAG_S,
+        "how far the measured TCP runs behind its target, for real-time chunking",
+        0.0,
+        1.0,
+    ),
+    ParameterSpec(
+        "extra_latency_s", 0.0, "added to each answer, for experiments with slow policies", 0.0, 10.0, changeable=True
+    ),
 )
 
 
@@ -62,7 +84,14 @@ class PolicyNode(ProphNode):
         """Load the checkpoint and connect the topics."""
         self._runner = self._load()
         self._synchroniser = Synchroniser(self._runner.sync, self.value("instruction"))
-        self._turn = PolicyTurn(self.value("settle_s"))
+        spec = self._runner.spec
+        self._budget = LatencyBudget()
+        self._schedule: ChunkSchedule | None = None
+        if self.value("chunking") == "real_time":
+            self._schedule = ChunkSchedule(
+                spec.chunk, spec.control_rate_hz, self._execute_length(), self.value("tracking_lag_s"), self._budget
+            )
+        self._turn = PolicyTurn(self.value("settle_s"), schedule=self._schedule)
         self._lock = threading.Lock()
         self._running = False
         self._doing = ""
@@ -92,6 +121,10 @@ class PolicyNode(ProphNode):
         if self._thread is not None:
             self._thread.stop(timeout_s=10.0)
 
+    def teardown(self) -> None:
+        """Let go of the policy, which may be a connection."""
+        self._runner.close()
+
     def health(self) -> Health:
         """Running or not, what is waited for, and how old the inputs are."""
         snapshot = self._synchroniser.snapshot(time.time_ns())
@@ -101,7 +134,12 @@ class PolicyNode(ProphNode):
             "instruction": self._synchroniser.instruction,
             "running": self._running,
             "chunks": self._sequence,
+            "chunking": self.value("chunking"),
             "inference_s": self._inference_s,
+            "latency_expected_s": self._budget.expected_s,
+            "latency_worst_s": self._budget.worst_s,
+            "latency_overruns": self._budget.overruns,
+            **self._real_time_values(),
             **{f"{stream}_age_s": age_s for stream, age_s in snapshot.age_s.items()},
         }
         if self._unusable:
@@ -120,12 +158,28 @@ class PolicyNode(ProphNode):
         folder = self.value("checkpoint")
         if not folder:
             raise Refused("no policy: set the parameter 'checkpoint' to a folder written by prophrl train")
-        from prophrl_nodes.policy_runner import CheckpointError, PolicyRunner
+        from prophrl_nodes.policy_runner import CheckpointError, ServingError, open_runner
 
         try:
-            return PolicyRunner(folder, self.value("device"), self.value("seed"), self.value("torch_threads"))
-        except CheckpointError as error:
+            return open_runner(
+                folder,
+                device=self.value("device"),
+                seed=self.value("seed"),
+                threads=self.value("torch_threads"),
+                extra_latency_s=self.value("extra_latency_s"),
+            )
+        except (CheckpointError, ServingError) as error:
             raise Refused(str(error)) from error
+
+    def _execute_length(self) -> int:
+        return int(self.value("execute_length") or self._runner.spec.chunk)
+
+    def _real_time_values(self) -> dict[str, Value]:
+        """The budget of real-time chunking: rows of a chunk until the next look, and those left for the answer."""
+        if self._schedule is None:
+            return {}
+        left_s = (self._schedule.chunk - self._schedule.look_at) / self._schedule.rate_hz
+        return {"look_at_step": self._schedule.look_at, "latency_budget_s": left_s}
 
     # ---- verbs
 
@@ -148,6 +202,8 @@ class PolicyNode(ProphNode):
             self._synchroniser.instruction = instruction
             self._runner.restart()
             self._turn.begin()
+            if self._schedule is not None:
+                self._schedule.execute_length = self._execute_length()
             self._trouble, self._running = "", True
         return f"running {self._runner.policy_id}: {instruction}"
 
@@ -177,7 +233,9 @@ class PolicyNode(ProphNode):
 
     def _on_executor(self, message: ExecutorStatus) -> None:
         stamp_ns = to_nanoseconds(message.header.stamp)
-        self._turn.on_executor(int(message.state), int(message.sequence), str(message.reason), stamp_ns)
+        self._turn.on_executor(
+            int(message.state), int(message.sequence), str(message.reason), stamp_ns, float(message.progress)
+        )
 
     # ---- the loop
 
@@ -197,35 +255,69 @@ class PolicyNode(ProphNode):
         elif min(snapshot.stamp_ns.values()) < turn.not_before_ns:
             self._doing, self._trouble = "the arm to settle", ""
         else:
-            self._answer(snapshot.observation, snapshot)
+            self._answer(snapshot.observation, snapshot, turn.continues)
 
-    def _answer(self, observation: Observation, snapshot: Snapshot) -> None:
+    def _answer(self, observation: Observation, snapshot: Snapshot, continues: bool) -> None:
+        from prophrl_nodes.policy_runner import ServingError
+
+        assert snapshot.T_base_tcp is not None  # an observation has a pose
         self._doing, self._trouble = "", ""
-        actions, self._inference_s = self._runner.infer(observation)
+        continuation = self._turn.continuation(snapshot.now_ns, snapshot.T_base_tcp) if continues else None
+        committed = None if continuation is None else continuation.committed
+        self._runner.extra_latency_s = self.value("extra_latency_s")
+        try:
+            answer = self._runner.infer(observation, committed=committed)
+        except ServingError as error:
+            self._trouble = f"{error}; the executor finishes its chunk and holds, and the policy asks again"
+            return
+        self._inference_s = answer.inference_s
         with self._lock:
             if not self._running:
                 return  # stopped while thinking: say nothing
             self._sequence += 1
-            self._turn.on_sent(self._sequence, time.time_ns())
-            self._chunks.publish(self._message(actions, snapshot))
+            now_ns = time.time_ns()
+            chunk = self._chunk(answer.actions_CHD, snapshot, continuation)
+            self._budget.add((now_ns - snapshot.now_ns) * 1e-9)
+            self._turn.on_sent(self._sequence, now_ns)
+            if self._schedule is not None:
+                self._schedule.sent(chunk)
+            self._chunks.publish(self._message(chunk, snapshot, committed.frozen if committed else 0))
 
-    def _message(self, actions_CHD: NDArray[np.float32], snapshot: Snapshot) -> ActionChunk:
+    def _chunk(self, actions_CHD: NDArray[np.float32], snapshot: Snapshot, continuation: Continuation | None) -> Chunk:
+        """In real time all rows are for execution: those behind the next look are the reserve for a late answer."""
+        real_time = self._schedule is not None
         spec = self._runner.spec
-        rows, columns = actions_CHD.shape
+        return Chunk(
+            self._sequence,
+            np.asarray(snapshot.T_base_tcp),
+            actions_CHD.astype(np.float64),
+            spec.convention,
+            float(spec.control_rate_hz),
+            len(actions_CHD) if real_time else self._execute_length(),
+            follows=continuation.follows if continuation else 0,
+            start_step=continuation.start_step if continuation else 0.0,
+            real_time=real_time,
+        )
+
+    def _message(self, chunk: Chunk, snapshot: Snapshot, frozen: int) -> ActionChunk:
+        rows, columns = chunk.actions_CHD.shape
         message = ActionChunk(
             header=header(snapshot.now_ns, "base"),
-            sequence=self._sequence,
+            sequence=chunk.sequence,
             policy_id=self._runner.policy_id,
-            convention=int(spec.convention),
-            rate_hz=float(spec.control_rate_hz),
+            convention=int(chunk.convention),
+            rate_hz=chunk.rate_hz,
             chunk_length=rows,
-            execute_length=self.value("execute_length") or rows,
+            execute_length=chunk.execute_length,
             action_dim=columns,
             inference_s=self._inference_s,
+            follows=chunk.follows,
+            start_step=chunk.start_step,
+            frozen=frozen,
+            real_time=chunk.real_time,
         )
-        message.actions = actions_CHD.reshape(-1).tolist()
-        assert snapshot.T_base_tcp is not None  # an observation has a pose
-        message.reference = to_pose(snapshot.T_base_tcp)
+        message.actions = chunk.actions_CHD.astype(np.float32).reshape(-1).tolist()
+        message.reference = to_pose(chunk.T_base_reference)
         return message
 
 
