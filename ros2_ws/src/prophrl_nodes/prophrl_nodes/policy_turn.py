@@ -78,6 +78,10 @@ class PolicyTurn:
         """A new run: forget what was sent in the last one."""
         self._sent = None
 
+    def taken(self) -> bool:
+        """Whether the executor began the chunk that was sent last."""
+        return self._sent is not None and self._sequence >= self._sent
+
     def ask(self, now_ns: int, arm_source: str | None, arm_state: int) -> Turn:
         """Decide; ``arm_source`` is whom the arm obeys, None when the arm node is silent."""
         if arm_source is None:

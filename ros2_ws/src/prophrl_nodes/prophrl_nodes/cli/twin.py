@@ -162,7 +162,6 @@ def _apply_now(options: argparse.Namespace) -> None:
         _client(options).call("faults")
 
 
-
 def _value(text: str | None) -> float | bool:
     if text is None or text.lower() in ("true", "on"):
         return True

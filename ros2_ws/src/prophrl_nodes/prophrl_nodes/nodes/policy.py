@@ -34,6 +34,7 @@ from prophrl_nodes.chunk_schedule import TRACKING_LAG_S, ChunkSchedule, Continua
 from prophrl_nodes.messages import header, to_nanoseconds, to_pose
 from prophrl_nodes.policy_turn import PolicyTurn
 from prophrl_nodes.ros import Health, Level, ParameterSpec, PeriodicThread, ProphNode, Refused, Value, run
+from prophrl_nodes.state_feed import StateFeed
 
 if TYPE_CHECKING:
     from prophrl_nodes.policy_runner import PolicyRunner
@@ -42,6 +43,7 @@ POLL_S = 0.01
 
 PARAMETERS = (
     ParameterSpec("checkpoint", "", "folder of the policy checkpoint to run, or the ws:// address of a policy server"),
+    ParameterSpec("token_file", "", "file with the bearer token of that server, when it asks for one"),
     ParameterSpec("instruction", "", "what to do, in the words of the training set", changeable=True),
     ParameterSpec(
         "execute_length",
@@ -92,6 +94,10 @@ class PolicyNode(ProphNode):
                 spec.chunk, spec.control_rate_hz, self._execute_length(), self.value("tracking_lag_s"), self._budget
             )
         self._turn = PolicyTurn(self.value("settle_s"), schedule=self._schedule)
+        try:
+            self._feed = StateFeed(spec, real_time=self._schedule is not None)
+        except ValueError as error:
+            raise Refused(str(error)) from error
         self._lock = threading.Lock()
         self._running = False
         self._doing = ""
@@ -158,7 +164,7 @@ class PolicyNode(ProphNode):
         folder = self.value("checkpoint")
         if not folder:
             raise Refused("no policy: set the parameter 'checkpoint' to a folder written by prophrl train")
-        from prophrl_nodes.policy_runner import CheckpointError, ServingError, open_runner
+        from prophrl_nodes.policy_runner import CheckpointError, ServingError, TokenError, open_runner
 
         try:
             return open_runner(
@@ -167,8 +173,9 @@ class PolicyNode(ProphNode):
                 seed=self.value("seed"),
                 threads=self.value("torch_threads"),
                 extra_latency_s=self.value("extra_latency_s"),
+                token_file=self.value("token_file"),
             )
-        except (CheckpointError, ServingError) as error:
+        except (CheckpointError, ServingError, TokenError) as error:
             raise Refused(str(error)) from error
 
     def _execute_length(self) -> int:
@@ -202,6 +209,7 @@ class PolicyNode(ProphNode):
             self._synchroniser.instruction = instruction
             self._runner.restart()
             self._turn.begin()
+            self._feed.begin()
             if self._schedule is not None:
                 self._schedule.execute_length = self._execute_length()
             self._trouble, self._running = "", True
@@ -266,7 +274,7 @@ class PolicyNode(ProphNode):
         committed = None if continuation is None else continuation.committed
         self._runner.extra_latency_s = self.value("extra_latency_s")
         try:
-            answer = self._runner.infer(observation, committed=committed)
+            answer = self._runner.infer(self._feed.observe(observation, self._turn.taken()), committed=committed)
         except ServingError as error:
             self._trouble = f"{error}; the executor finishes its chunk and holds, and the policy asks again"
             return
@@ -279,6 +287,7 @@ class PolicyNode(ProphNode):
             chunk = self._chunk(answer.actions_CHD, snapshot, continuation)
             self._budget.add((now_ns - snapshot.now_ns) * 1e-9)
             self._turn.on_sent(self._sequence, now_ns)
+            self._feed.sent(answer.actions_CHD[: chunk.execute_length])
             if self._schedule is not None:
                 self._schedule.sent(chunk)
             self._chunks.publish(self._message(chunk, snapshot, committed.frozen if committed else 0))

@@ -20,6 +20,7 @@ from prophrl_models.data.synchronise import state_vector
 from prophrl_nodes.chunk_player import Chunk, ChunkError, ChunkPlayer
 from prophrl_nodes.chunk_schedule import ChunkSchedule, Continuation, LatencyBudget
 from prophrl_nodes.policy_turn import EXECUTOR, FOLLOWING, PolicyTurn
+from prophrl_nodes.state_feed import StateFeed
 from robot_bridge.twin.fast_lane import LOG_TICKS, TARGET_TICKS, FastLane
 from robot_bridge.twin.scenes import TIMESTEP_S
 from robot_bridge.twin.tasks import Placement, get_task
@@ -111,6 +112,7 @@ class _Cell:
                 spec.chunk, spec.control_rate_hz, settings.execute_length, settings.tracking_lag_s, self.budget
             )
         self.turn = PolicyTurn(settings.settle_s, schedule=self.schedule)
+        self.feed = StateFeed(spec, real_time=self.schedule is not None)
         self.player = ChunkPlayer(wait_s=math.inf)
         self.pending: tuple[float, Chunk] | None = None
         self.sequence = self.refused = self.chunks = 0
@@ -153,6 +155,7 @@ class _Cell:
         observation = Observation(seen.image_HW3, state, self.instruction, seen.stamp_ns)
         continuation = self.turn.continuation(now_ns, seen.T_base_tcp) if turn.continues else None
         guided = continuation is not None and self.settings.chunking == "real_time"
+        observation = self.feed.observe(observation, self.turn.taken())
         answer = self.runner.infer(observation, committed=continuation.committed if guided and continuation else None)
         self.pending = (now_s + self.settings.latency_s, self._chunk(answer.actions_CHD, seen.T_base_tcp, continuation))
 
@@ -168,6 +171,7 @@ class _Cell:
     def _take(self, chunk: Chunk, now_s: float) -> None:
         self.budget.add(self.settings.latency_s)
         self.turn.on_sent(chunk.sequence, round(now_s * 1e9))
+        self.feed.sent(chunk.actions_CHD[: chunk.execute_length].astype(np.float32))
         if self.schedule is not None:
             self.schedule.sent(chunk)
         began_s = now_s if self._standing_since_s is None else self._standing_since_s
