@@ -14,6 +14,7 @@ import pytest
 IDS = range(1, 8)
 HOME_COUNTS = [2048, 1024, 1024, 1024, 1024, 2048, 2048]
 ACCESS, RANGE = 7, 4
+LATE_S = 0.1
 
 
 @pytest.fixture
@@ -29,7 +30,9 @@ class PatientPackets:
     """The SDK's packet handler, asked again after a time-out.
 
     The SDK polls without sleeping, so on a busy computer the scheduler may take this process off the processor for
-    longer than the SDK's own 34 ms, and a reply that has long arrived counts as late. ``sdk`` is the bare handler.
+    longer than the SDK's own 34 ms, and a reply that has long arrived counts as late. ``sdk`` is the bare handler. A
+    pause before asking again lets the late reply come, which the SDK then discards; it would pass it off as the answer
+    to the next question otherwise.
     """
 
     def __init__(self) -> None:
@@ -43,6 +46,7 @@ class PatientPackets:
                 answer = call(*arguments)
                 if not isinstance(answer, tuple) or sdk.COMM_RX_TIMEOUT not in answer:
                     break
+                time.sleep(LATE_S)
             return answer
 
         return patient
@@ -59,6 +63,7 @@ def _patiently(exchange: Callable[[], int]) -> int:
     for _ in range(3):
         if result == sdk.COMM_SUCCESS:
             break
+        time.sleep(LATE_S)
         result = exchange()
     return result
 
