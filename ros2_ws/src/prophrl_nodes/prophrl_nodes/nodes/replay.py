@@ -18,6 +18,7 @@ from prophrl_models.data.bag import BagError, find_bags
 from prophrl_nodes.calls import CallError
 from prophrl_nodes.camera_file import CameraFile
 from prophrl_nodes.cell_calls import READY_TIMEOUT_S, CellCalls
+from prophrl_nodes.person_verbs import add_person_verbs
 from prophrl_nodes.replaying.outcome import EpisodeOutcome, outcome_of, rates, void, write_outcome
 from prophrl_nodes.replaying.plan import ReplayError, ReplayMode, ReplayPlan, check_cell, read_plan
 from prophrl_nodes.replaying.sequence import ReplaySequence
@@ -73,10 +74,7 @@ class ReplayNode(ProphNode):
         self._streamer = RosStreamer(self, self._calls, self._cell.safety.engage_difference_rad)
         self._sequence = ReplaySequence(self._calls, self._scene, self._streamer, self._on_phase)
         self.verb("proceed", self._proceed)
-        if isinstance(self._scene, PersonSceneHost):
-            self.verb("placed", self._placed)
-            self.verb("success", self._judge_success)
-            self.verb("failure", self._judge_failure)
+        add_person_verbs(self, self._scene)
 
     def start(self) -> None:
         self._stopping.clear()
@@ -184,26 +182,6 @@ class ReplayNode(ProphNode):
             raise Refused(f"nothing waits for this; the node is {self._phase}")
         self._proceed_said.set()
         return "the next episode begins"
-
-    async def _placed(self) -> str:
-        person = self._person()
-        if not person.request:
-            raise Refused("no placement is being asked for; see /diagnostics")
-        person.confirm_placed()
-        return "thank you"
-
-    async def _judge_success(self) -> str:
-        self._person().judge(True, "judged by the operator")
-        return "noted: success"
-
-    async def _judge_failure(self) -> str:
-        self._person().judge(False, "judged by the operator")
-        return "noted: failure"
-
-    def _person(self) -> PersonSceneHost:
-        if not isinstance(self._scene, PersonSceneHost):
-            raise Refused("this cell judges by itself (twin)")
-        return self._scene
 
 
 def _bags(words: str, limit: int) -> list[Path]:

@@ -25,6 +25,7 @@ from prophrl_nodes.calls import CallError
 from prophrl_nodes.cell_calls import CellCalls
 from prophrl_nodes.diagnostics import Health, Level
 from prophrl_nodes.parameters import ParameterSpec
+from prophrl_nodes.person_verbs import add_person_verbs
 from prophrl_nodes.ros import ProphNode, Refused, run
 from prophrl_nodes.scene_host import PersonSceneHost, open_scene
 from prophrl_nodes.trial_sequence import TrialOutcome, TrialRequest, TrialSequence
@@ -62,10 +63,7 @@ class TrialsNode(ProphNode):
             self, RunTrial, "run_trial", self._execute, callback_group=self.callbacks,
             goal_callback=self._accept_goal, cancel_callback=lambda _: CancelResponse.ACCEPT,
         )  # fmt: skip
-        if isinstance(self._scene, PersonSceneHost):
-            self.verb("placed", self._placed)
-            self.verb("success", self._judge_success)
-            self.verb("failure", self._judge_failure)
+        add_person_verbs(self, self._scene)
 
     def start(self) -> None:
         self._stopping.clear()
@@ -159,25 +157,6 @@ class TrialsNode(ProphNode):
 
     def _on_phase(self, phase: str) -> None:
         self._phase = phase
-
-    async def _placed(self) -> str:
-        self._person("placed").confirm_placed()
-        return "thank you"
-
-    async def _judge_success(self) -> str:
-        self._person().judge(True, "judged by the operator")
-        return "noted: success"
-
-    async def _judge_failure(self) -> str:
-        self._person().judge(False, "judged by the operator")
-        return "noted: failure"
-
-    def _person(self, verb: str = "") -> PersonSceneHost:
-        if not isinstance(self._scene, PersonSceneHost):
-            raise Refused("this cell judges by itself (twin)")
-        if verb == "placed" and not self._scene.request:
-            raise Refused("no placement is being asked for; see /diagnostics")
-        return self._scene
 
 
 def _load_plan(path: str) -> TrialPlan:
