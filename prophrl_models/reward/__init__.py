@@ -1,0 +1,1 @@
+"""Judges of imagined and real videos: did the task succeed?"""

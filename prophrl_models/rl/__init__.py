@@ -1,0 +1,1 @@
+"""Reinforcement of flow policies inside a world model: FA-GRPO, FlowScale, rollouts, trainer."""
