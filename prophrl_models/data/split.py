@@ -1,0 +1,73 @@
+"""Which episodes of a dataset are kept back for evaluation: the same ones for whoever asks.
+
+An episode's side depends on its own name, the fraction and the seed, and on nothing else. So a dataset may grow, be
+exported and read back or be filtered, and no episode that was once trained on turns up among the held-out ones; and
+the episodes held out at a small fraction are among those held out at a larger one. The price is that the fraction is
+met only roughly in small datasets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class SplitError(ValueError):
+    """A split that leaves nothing to train on or nothing to evaluate; the message says what to change."""
+
+
+class _Row(Protocol):
+    @property
+    def episode_id(self) -> str: ...
+
+
+class _Dataset(Protocol):
+    @property
+    def table(self) -> Sequence[_Row]: ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions in a dataset's table, ascending."""
+
+    train: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+
+def is_held_out(episode_id: str, fraction: float, seed: int = 0) -> bool:
+    """Whether the episode of that name is held out.
+
+    Raises:
+        SplitError: the fraction is not inside 0..1.
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise SplitError(f"the held-out fraction must lie in 0 <= fraction < 1, got {fraction}")
+    digest = hashlib.sha256(f"{seed}/{episode_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2.0**64
+
+
+def held_out(dataset: _Dataset, fraction: float, seed: int = 0) -> Split:
+    """Divide a dataset's episodes; ``fraction`` 0 holds none out.
+
+    Args:
+        dataset: anything with a ``table`` of rows that have an ``episode_id``, as ``data.dataset.Dataset``.
+        fraction: expected share of held-out episodes.
+        seed: another seed gives another division.
+
+    Raises:
+        SplitError: the fraction is not inside 0..1, or one side would be empty although a share of it was asked for.
+    """
+    chosen = [is_held_out(row.episode_id, fraction, seed) for row in dataset.table]
+    split = Split(
+        tuple(position for position, out in enumerate(chosen) if not out),
+        tuple(position for position, out in enumerate(chosen) if out),
+    )
+    if not split.train or (fraction > 0.0 and not split.held_out):
+        side = "train" if not split.train else "hold out"
+        raise SplitError(
+            f"of {len(chosen)} episodes none is left to {side} at fraction {fraction} and seed {seed}; "
+            "use another fraction or seed, or record more episodes"
+        )
+    return split

@@ -1,0 +1,101 @@
+"""Groups of four pictures for training a codec: camera frames of datasets and the action frames that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.camera import PinholeCamera
+from prophrl_models.data.dataset import Dataset
+from prophrl_models.data.episode import Episode
+from prophrl_models.data.image import Image
+from prophrl_models.data.lerobot.action_frames import episode_camera
+from prophrl_models.data.lerobot.format import LeRobotError
+from prophrl_models.prophet.codec_small import GROUP
+from prophrl_models.prophet.motion import drawn_action_frames
+
+HELD_OUT_EVERY = 13
+"""Every so many episodes one is kept from training and measured instead."""
+
+
+@dataclass(frozen=True)
+class _Shots:
+    """One episode: its pictures on disk, and what its action frames are drawn from."""
+
+    episode: Episode
+    drawn_T7: NDArray[np.float64]
+    camera: PinholeCamera | None
+
+
+class Pictures:
+    """All groups of four consecutive pictures of some datasets, at one size.
+
+    Attributes:
+        dataset_hashes, calibration_ids: of everything that is in here.
+        without_camera: episodes of which no action frames can be drawn (not calibrated, or a camera on the tool).
+    """
+
+    def __init__(self, folders: Sequence[str | Path], height: int, width: int) -> None:
+        """Raises:
+        DatasetError: a folder is no dataset.
+        ValueError: no episode has four pictures.
+        """
+        self.height, self.width = height, width
+        self.dataset_hashes: list[str] = []
+        self.without_camera = 0
+        ids: set[str] = set()
+        shots: list[_Shots] = []
+        for folder in folders:
+            dataset = Dataset(folder)
+            self.dataset_hashes.append(dataset.content_hash)
+            for position in range(len(dataset)):
+                episode = dataset[position]
+                ids.add(episode.metadata.calibration_id)
+                if len(episode) < GROUP:
+                    continue
+                camera = self._camera(dataset, position, episode.metadata.episode_id)
+                self.without_camera += camera is None
+                drawn = episode.state_T7.astype(np.float64)
+                drawn[1:, 6] = episode.action_T7[:-1, 6]  # the commanded opening, as in imagined rollouts
+                shots.append(_Shots(episode, drawn, camera))
+        if not shots:
+            raise ValueError(f"no episode of {[str(f) for f in folders]} has {GROUP} pictures; give a larger dataset")
+        self.calibration_ids = sorted(ids)
+        offset = min(HELD_OUT_EVERY // 2, len(shots) - 1)
+        measured = {i for i in range(len(shots)) if i % HELD_OUT_EVERY == offset}
+        self.held_out = [shots[i] for i in sorted(measured)]
+        # A single episode is trained on and measured: better than nothing, and only tests have so few.
+        self.training = [shot for i, shot in enumerate(shots) if i not in measured] or shots
+
+    def group(self, rng: np.random.Generator, *, held_out: bool = False, action_frames: bool = False) -> Image:
+        """Four consecutive pictures [4, H, W, 3] from a random place.
+
+        Action frames come from an episode with a camera; without any, camera frames are given.
+        """
+        pool = self.held_out if held_out else self.training
+        if action_frames:
+            pool = [shots for shots in pool if shots.camera is not None] or pool
+        shots = pool[int(rng.integers(len(pool)))]
+        first = int(rng.integers(len(shots.episode) - GROUP + 1))
+        if action_frames and shots.camera is not None:
+            drawn: Image = drawn_action_frames(shots.drawn_T7[None, first : first + GROUP], [shots.camera])[0]
+            return drawn
+        frames = shots.episode.color_THW3[first : first + GROUP]
+        return np.stack([self._resized(np.asarray(frame)) for frame in frames])
+
+    def _resized(self, image_HW3: Image) -> Image:
+        if image_HW3.shape[:2] == (self.height, self.width):
+            return image_HW3
+        return np.asarray(cv2.resize(image_HW3, (self.width, self.height), interpolation=cv2.INTER_AREA), np.uint8)
+
+    def _camera(self, dataset: Dataset, position: int, episode_id: str) -> PinholeCamera | None:
+        try:
+            camera = episode_camera(dataset.calibration_yaml(position), episode_id)
+        except LeRobotError:
+            return None  # counted in ``without_camera`` and reported; the pictures themselves are as good as any
+        return camera.resized(self.width, self.height)

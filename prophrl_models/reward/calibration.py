@@ -1,0 +1,75 @@
+"""From logits to decisions: a temperature that makes probabilities honest, and a threshold for a wanted precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from prophrl_models.reward.judge import Confusion, JudgeError
+
+Logits = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a classifier's logits are read.
+
+    Attributes:
+        temperature: logits are divided by it before the sigmoid.
+        threshold: probability from which a video counts as a success.
+    """
+
+    temperature: float = 1.0
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0.0 or not 0.0 < self.threshold < 1.0:
+            raise JudgeError(
+                f"a temperature is positive and a threshold lies in (0, 1), got {self.temperature} and {self.threshold}"
+            )
+
+    def probability(self, logit: Logits) -> Logits:
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(np.asarray(logit) / self.temperature, -60.0, 60.0))))
+
+
+def fit_temperature(logit_N: Logits, truth_N: NDArray[np.bool_]) -> float:
+    """The temperature with the least cross-entropy, within 0.1 .. 20 (Guo et al. 2017).
+
+    Where the two classes are separated any small one would do; then the smallest is not taken but 1.
+    """
+    logit, sign = np.asarray(logit_N, np.float64), np.where(truth_N, 1.0, -1.0)
+    if (logit * sign > 0.0).all():
+        return 1.0
+    entropy = minimize_scalar(
+        lambda s: float(np.logaddexp(0.0, -sign * logit / np.exp(s)).mean()), bounds=(np.log(0.1), np.log(20.0)),
+        method="bounded",
+    )  # fmt: skip
+    return float(np.exp(entropy.x))
+
+
+def choose_threshold(probability_N: Logits, truth_N: NDArray[np.bool_], wanted_precision: float) -> float:
+    """The threshold with the highest recall among those that reach the wanted precision.
+
+    It lies half-way between two neighbouring probabilities. Where none reaches the precision, the one with the best
+    precision is taken, and of those the one with the best recall; ``Confusion`` on the same videos tells.
+
+    Raises:
+        JudgeError: no success among the videos.
+    """
+    if not np.any(truth_N):
+        raise JudgeError("a threshold cannot be chosen on videos without a success; hold out more videos")
+    levels = np.unique(np.concatenate([probability_N, [0.0, 1.0]]))
+    candidates = np.clip(0.5 * (levels[1:] + levels[:-1]), 1e-6, 1.0 - 1e-6)
+    best, chosen = (-1.0, -1.0, -1.0), 0.5
+    for threshold in candidates:
+        found = Confusion.of((probability_N >= threshold).tolist(), np.asarray(truth_N, bool).tolist())
+        precision, recall = found.precision or 0.0, found.recall or 0.0
+        # Among equals the middle of the widest gap: it is as far as can be from the videos on both sides.
+        gap = float(levels[levels > threshold].min() - levels[levels <= threshold].max())
+        rank = (min(precision, wanted_precision), recall, gap)
+        if rank > best:
+            best, chosen = rank, float(threshold)
+    return chosen

@@ -1,0 +1,143 @@
+"""Logged episodes imagined again: the same actions in the world model, and whether the outcome is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calibration.camera import PinholeCamera
+from prophrl_models.data.dataset import Dataset
+from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH
+from prophrl_models.policies.interface import ObservationBatch
+from prophrl_models.prophet.rollout import ImaginedWorld, Prompt, imagine
+from prophrl_models.reward.judge import Confusion, Judge
+from prophrl_models.rl.starts import dataset_starts
+
+KNOWN_OUTCOMES = {"success": True, "failure": False}
+
+
+@dataclass(frozen=True)
+class LoggedEpisode:
+    """What was done, and what came of it.
+
+    Attributes:
+        prompt: first picture, state and instruction.
+        actions_T7: executed actions in the world's convention, environment units.
+        success: what happened.
+        frames_THW3: the real pictures (T + 1, the last one after the last action), to tell the judge's mistakes from
+            the world's; None where they are not at hand.
+    """
+
+    prompt: Prompt
+    actions_T7: NDArray[np.float32]
+    success: bool
+    frames_THW3: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        actions = self.actions_T7
+        if actions.ndim != 2 or actions.shape[1] != 7 or not len(actions) or not np.isfinite(actions).all():
+            raise ValueError(f"episode {self.prompt.source!r}: actions must be finite [T, 7], got {actions.shape}")
+
+
+def logged_episodes(
+    dataset: Dataset,
+    *,
+    most: int = 0,
+    seed: int = 0,
+    camera: PinholeCamera | None = None,
+    height: int = POLICY_HEIGHT,
+    width: int = POLICY_WIDTH,
+) -> list[LoggedEpisode]:
+    """Episodes of a dataset whose outcome is known and whose actions are to be trusted throughout.
+
+    Args:
+        most: at most so many, drawn by ``seed`` with as many failures as successes as there are; 0: all.
+        camera: of the policy images; each episode's own calibration when omitted.
+        height, width: size of the prompts' pictures.
+
+    Raises:
+        ValueError: no episode fits.
+    """
+    prompts = {prompt.source: prompt for prompt in dataset_starts(dataset, camera=camera, height=height, width=width)}
+    places: dict[bool, list[int]] = {True: [], False: []}
+    for position, row in enumerate(dataset.table):
+        usable = row.episode_id in prompts and row.valid_steps == row.steps
+        if row.outcome in KNOWN_OUTCOMES and usable:
+            places[KNOWN_OUTCOMES[row.outcome]].append(position)
+    if not any(places.values()):
+        raise ValueError(
+            f"{dataset.folder} has no gapless episode marked success or failure; build it with failures, too "
+            "('prophrl dataset build' takes the outcomes to keep)"
+        )
+    chosen = sorted(_balanced(places[True], places[False], most, seed))
+    episodes = []
+    for position in chosen:
+        row, episode = dataset.table[position], dataset[position]
+        frames = np.concatenate([np.asarray(episode.color_THW3), episode.final.image_HW3[None]])
+        actions = np.asarray(episode.action_T7, np.float32)
+        episodes.append(LoggedEpisode(prompts[row.episode_id], actions, KNOWN_OUTCOMES[row.outcome], frames))
+    return episodes
+
+
+def replay_videos(
+    world: ImaginedWorld, episodes: Sequence[LoggedEpisode], *, seed: int = 0, batch: int = 16
+) -> list[NDArray[np.uint8]]:
+    """Imagined videos uint8 [T + 1, H, W, 3] of the episodes' own actions, at the world's size.
+
+    Raises:
+        ValueError: no episodes, or ones that the world cannot begin with.
+    """
+    if not episodes:
+        raise ValueError("nothing to replay; record or import episodes with a known outcome")
+    videos: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(episodes)
+    keep = world.actions
+    # Episodes of one length in calls share a batch: a short one must not wait for, or outlive, a long one.
+    by_calls: dict[int, list[int]] = {}
+    for place, episode in enumerate(episodes):
+        by_calls.setdefault(-(-len(episode.actions_T7) // keep), []).append(place)
+    for calls, places in by_calls.items():
+        plans = torch.from_numpy(np.stack([_padded(episodes[p].actions_T7, calls * keep) for p in places]))
+
+        def choose(obs: ObservationBatch, rows: list[int], step: int, plans: Tensor = plans) -> tuple[Tensor, None]:
+            return plans[rows, step * keep : (step + 1) * keep], None
+
+        imagined = imagine(
+            world,
+            [episodes[p].prompt for p in places],
+            choose,
+            steps=calls,
+            keep=keep,
+            seeds=[seed + p for p in places],
+            batch=batch,
+        )
+        for row, place in enumerate(places):
+            videos[place] = np.asarray(imagined.frames_BTHW3[row, : len(episodes[place].actions_T7) + 1])
+    return videos
+
+
+def compare_outcomes(judge: Judge, videos: Sequence[NDArray[np.uint8]], episodes: Sequence[LoggedEpisode]) -> Confusion:
+    """Verdicts on videos of the episodes against what happened there."""
+    verdicts = judge.judge(list(videos), [episode.prompt.instruction for episode in episodes])
+    return Confusion.of([verdict.success for verdict in verdicts], [episode.success for episode in episodes])
+
+
+def _padded(actions_T7: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """Followed by holds: no motion, the last opening."""
+    hold = np.zeros((length - len(actions_T7), 7), np.float32)
+    hold[:, 6] = actions_T7[-1, 6]
+    return np.concatenate([np.asarray(actions_T7, np.float32), hold])
+
+
+def _balanced(successes: list[int], failures: list[int], most: int, seed: int) -> list[int]:
+    if not most or len(successes) + len(failures) <= most:
+        return successes + failures
+    random = np.random.default_rng(seed)
+    few, many = sorted((successes, failures), key=len)
+    first = min(len(few), most // 2)
+    drawn = [*random.permutation(few)[:first], *random.permutation(many)[: most - first]]
+    return [int(place) for place in drawn]

@@ -1,0 +1,204 @@
+"""Judges of success videos: train one, test one, ask one.
+
+  prophrl reward train runs/judge runs/dataset                              a small classifier, from demonstrations
+  prophrl reward train runs/judge runs/dataset runs/videos --task "put the red cube into the bowl"
+  prophrl reward test runs/dataset --classifier runs/judge/classifier       precision and recall on known outcomes
+  prophrl reward judge runs/videos --task place_cube --local weights/Qwen2.5-VL-7B-Instruct
+  prophrl reward judge a.mp4 --task place_cube --server http://127.0.0.1:8000/v1 --model Qwen/Qwen2.5-VL-72B-Instruct
+
+A folder of labelled videos holds labels.jsonl, or success/ and failure/. The key of a server is read from the
+environment variable PROPHRL_VLM_API_KEY. An interrupted training goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prophrl_nodes.cli.output import print_json, progress, table
+
+if TYPE_CHECKING:
+    from prophrl_models.reward.classifier_data import LabelledVideo
+    from prophrl_models.reward.judge import Judge
+    from prophrl_models.training.loop import Progress
+
+
+class UsageError(ValueError):
+    """Options that do not go together; the message says which."""
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    what = parser.add_subparsers(dest="what", required=True, metavar="{train,test,judge}")
+    train = what.add_parser("train", help="train a success classifier on demonstrations and labelled videos")
+    train.add_argument("out", type=Path, metavar="OUT", help="folder of the run, new or to be continued")
+    _sources(train)
+    train.add_argument("--steps", type=int, help="optimiser steps (default: 1500)")
+    train.add_argument("--precision", type=float, help="wanted of the threshold, on held-out videos (default: 0.97)")
+    train.add_argument("--seed", type=int, default=0, help="of split, initialisation and clips (default: 0)")
+    train.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    train.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+
+    test = what.add_parser("test", help="precision and recall of a judge on videos of known outcome")
+    _sources(test)
+    _judges(test)
+    test.add_argument("--made", action="store_true", help="also judge failures made of successes (docs/reward.md)")
+    test.add_argument("--limit", type=int, metavar="N", help="only the first N videos of each source")
+    test.add_argument("--seen", action="store_true", help="also videos that the classifier was trained on")
+    test.add_argument("--json", action="store_true", help="print JSON")
+
+    judge = what.add_parser("judge", help="judge a video, or all videos in a folder")
+    judge.add_argument("videos", type=Path, metavar="VIDEO", help="video file, or a folder with some")
+    judge.add_argument("--task", required=True, help="what should have been done: an instruction, or a task's name")
+    _judges(judge)
+    judge.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources", type=Path, nargs="+", metavar="SOURCE", help="dataset folder, or folder of labelled videos"
+    )
+    parser.add_argument("--task", help="instruction of videos in success/ and failure/, which do not say it")
+
+
+def _judges(parser: argparse.ArgumentParser) -> None:
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--classifier", metavar="FOLDER", help="a trained classifier")
+    kind.add_argument("--local", metavar="FOLDER", help="a Qwen2.5-VL or Qwen3-VL model on this machine")
+    kind.add_argument("--server", metavar="URL", help="a server of the OpenAI protocol, up to and with /v1")
+    parser.add_argument("--model", default="", help="the model's name at the server")
+    parser.add_argument("--votes", type=int, default=5, help="votes of a vision-language model (default: 5)")
+    parser.add_argument("--needed", type=int, default=3, help="yes votes for a success (default: 3)")
+    parser.add_argument("--style", default="bridge", help="prompt for tasks without one (default: bridge)")
+    parser.add_argument("--device", default="", help="cpu or cuda (default: the judge's choice)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run ``prophrl reward``."""
+    return {"train": _train, "test": _test, "judge": _judge}[options.what](options)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from prophrl_models.reward.classifier_train import ClassifierTraining, train_classifier
+
+    config = ClassifierTraining(seed=options.seed, threads=options.threads)
+    loop = dataclasses.replace(config.loop, seed=options.seed, steps=options.steps or config.loop.steps)
+    config = dataclasses.replace(config, loop=loop, wanted_precision=options.precision or config.wanted_precision)
+    sources = [(source, options.task) for source in options.sources]
+    folder = train_classifier(sources, options.out, config, _show, options.device)
+    print(f"classifier: {folder}")
+    return 0
+
+
+def _show(done: Progress) -> None:
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in done.losses.items())
+    print(f"step {done.step} of {done.steps}: {losses}", flush=True)
+
+
+def _test(options: argparse.Namespace) -> int:
+    from prophrl_models.reward.measure import judge_all, summary
+
+    judge = _open(options)
+    seen = set() if options.seen or not options.classifier else _trained_on(Path(options.classifier))
+    skipped: list[str] = []
+    videos = _labelled(options, seen, skipped)
+    judged = list(judge_all(judge, videos, made=options.made))
+    if not judged:
+        raise UsageError(f"no video to test on ({len(skipped)} were used in training; --seen takes them too)")
+    found = {"judge": judge.name, "skipped": len(skipped), **summary(judged)}
+    if options.json:
+        print_json(found)
+        return 0
+    print(f"judge: {judge.name}")
+    if skipped:
+        print(f"{len(skipped)} videos left out: the classifier was trained or tuned on them (--seen takes them too)")
+    print(_rates(found["rates"]))
+    print()
+    print(_mistakes(found["mistakes"]))
+    return 0
+
+
+def _labelled(options: argparse.Namespace, seen: set[str], skipped: list[str]) -> Iterator[LabelledVideo]:
+    from prophrl_models.reward.classifier_data import AsRecorded, labelled_videos
+
+    for source in options.sources:
+        taken = 0
+        for video in labelled_videos(source, AsRecorded(), options.task):
+            if video.id in seen:
+                skipped.append(video.id)
+            elif options.limit is None or taken < options.limit:
+                taken += 1
+                yield video
+
+
+def _trained_on(folder: Path) -> set[str]:
+    """Videos on which a classifier's weights or threshold depend."""
+    from prophrl_models.reward.classifier_judge import read_provenance
+
+    videos = read_provenance(folder)["videos"]
+    return {*videos["training"], *videos["validation"]}
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from prophrl_models.reward.frames import find_videos, read_video
+
+    judge, rows = _open(options), []
+    for path in progress(find_videos(options.videos), "video"):
+        (verdict,) = judge.judge([read_video(path)], [options.task])
+        rows.append((path, verdict))
+    if options.json:
+        print_json([{"video": str(path), **dataclasses.asdict(verdict)} for path, verdict in rows])
+    else:
+        lines = [("video", "verdict", "score", "done at frame", "reason")]
+        for path, said in rows:
+            finish = "" if said.finish_step is None else str(said.finish_step)
+            lines.append((path.name, _word(said.success), f"{said.score:.2f}", finish, said.reason[:90]))
+        print(table(lines, right=(2, 3)))
+    # Scripts see from the exit code that a judgement is missing.
+    return 1 if any(said.success is None for _, said in rows) else 0
+
+
+def _open(options: argparse.Namespace) -> Judge:
+    from prophrl_models.reward.factory import JudgeSettings, open_judge
+
+    if options.server and not options.model:
+        raise UsageError("--server needs --model, the name under which it knows the model")
+    kind = "classifier" if options.classifier else "local" if options.local else "server"
+    place = options.classifier or options.local or options.server
+    settings = JudgeSettings(
+        kind, place, options.model, options.votes, options.needed, options.style, options.device
+    )  # fmt: skip
+    return open_judge(settings)
+
+
+def _word(success: bool | None) -> str:
+    return "no judgement" if success is None else "success" if success else "failure"
+
+
+def _rates(rates: dict[str, Any]) -> str:
+    lines = [("videos of", "successes", "failures", "precision", "95 %", "recall", "95 %", "no judgement")]
+    for name, row in rates.items():
+        good, bad = row["true_success"] + row["false_failure"], row["true_failure"] + row["false_success"]
+        precision = (_share(row["precision"]), _between(row["precision_interval"]))
+        recall = (_share(row["recall"]), _between(row["recall_interval"]))
+        lines.append((name, str(good), str(bad), *precision, *recall, str(row["no_judgement"])))
+    return table(lines, right=range(1, 8))
+
+
+def _mistakes(mistakes: list[dict[str, Any]]) -> str:
+    lines = [("outcome", "kind", "videos", "mistaken", "no judgement")]
+    for row in mistakes:
+        counts = (str(row[name]) for name in ("videos", "mistaken", "no_judgement"))
+        lines.append(("success" if row["success"] else "failure", row["kind"], *counts))
+    return table(lines, right=(2, 3, 4))
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _between(interval: list[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.2f}-{interval[1]:.2f}"

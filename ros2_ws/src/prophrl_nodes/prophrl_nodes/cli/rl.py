@@ -1,0 +1,185 @@
+"""Reinforce a policy inside a world model.
+
+  prophrl rl check runs/dataset --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge
+  prophrl rl run runs/dataset runs/rl --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge
+  prophrl rl report runs/rl
+
+DATASET gives the start states: the first picture and state of its episodes. Ctrl-C stops a run; the same command goes
+on where it stopped. The result is OUT/policy, the report OUT/report.html.
+A judge is classifier:FOLDER, local:FOLDER (a vision-language model) or server:ADDRESS,MODEL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+DEFAULT_PRESET = "small"
+
+
+class UsageError(ValueError):
+    """Arguments that cannot be understood; the message says which."""
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    what = parser.add_subparsers(dest="what", required=True, metavar="{run,check,report}")
+    run_ = what.add_parser("run", help="train; an interrupted run goes on")
+    run_.add_argument("dataset", type=Path, metavar="DATASET", help="folder made by prophrl dataset build")
+    run_.add_argument("out", type=Path, metavar="OUT", help="folder of the run, new or to be continued")
+    _sources(run_)
+    run_.add_argument("--second-judge", metavar="JUDGE", help="looks at evaluations only; the run stops if they part")
+    run_.add_argument("--steps", type=int, help="rollout batches, instead of what the settings say")
+    run_.add_argument("--ray", type=int, default=0, metavar="N", help="roll out in N Ray actors (default: here)")
+    run_.add_argument("--ray-gpus", type=float, default=0.0, help="graphics cards for each actor (default: 0)")
+    check = what.add_parser("check", help="measure whether a run has a chance before starting it")
+    check.add_argument("dataset", type=Path, metavar="DATASET", help="with failures too, if the world is to be checked")
+    _sources(check)
+    check.add_argument("--starts", type=int, default=16, help="start states that are rolled out (default: 16)")
+    check.add_argument("--episodes", type=int, default=32, help="logged episodes that are imagined (default: 32)")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    report = what.add_parser("report", help="write a run's report anew")
+    report.add_argument("out", type=Path, metavar="OUT", help="folder of the run")
+
+
+def _sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--policy", type=Path, required=True, metavar="CHECKPOINT", help="policy to start from")
+    parser.add_argument("--world", type=Path, required=True, metavar="CHECKPOINT", help="world model")
+    parser.add_argument("--judge", required=True, help="classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL")
+    parser.add_argument("--task", action="append", default=[], metavar="INSTRUCTION", help="only starts with this one")
+    parser.add_argument("--world-steps", type=int, help="passes of the world model for a chunk (default: its own)")
+    settings = parser.add_mutually_exclusive_group()
+    settings.add_argument("--preset", help=f"settings by name (default: {DEFAULT_PRESET})")
+    settings.add_argument("--config", type=Path, help="YAML settings")
+    parser.add_argument("--seed", type=int, help="of everything that is drawn (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run ``prophrl rl``."""
+    return {"run": _run, "check": _check, "report": _report}[options.what](options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from prophrl_models.rl.open_run import open_trainer
+    from prophrl_models.rl.trainer import StepReport
+
+    settings = _settings(options)
+
+    def watch(report: StepReport) -> None:
+        s = report.scalars
+        print(
+            f"step {report.step}/{report.steps}: imagined success {s['imagined_success']:.2f}, groups kept "
+            f"{s['kept_fraction']:.0%}, updates {s['updates']:.0f}, {s['rollout_s'] + s['update_s']:.0f} s",
+            flush=True,
+        )
+
+    trainer = open_trainer(
+        _opened(options), settings, options.out, ray_workers=options.ray, ray_gpus=options.ray_gpus, watch=watch
+    )
+    try:
+        folder = trainer.run()
+    finally:
+        trainer.executor.close()
+    for entry in trainer.facts.evaluations:
+        print(f"held out, after {entry['step']:.0f} steps: {entry['success']:.2f} of {entry['rollouts']:.0f} rollouts")
+    if trainer.facts.stopped:
+        print(f"stopped: {trainer.facts.stopped}")
+    print(f"checkpoint: {folder}")
+    print(f"report: {options.out / 'report.html'}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from prophrl_models.data.dataset import Dataset
+    from prophrl_models.rl.check import CheckSettings, LabelledVideo, run_check
+    from prophrl_models.rl.open_run import open_worker
+    from prophrl_models.rl.replays import logged_episodes
+    from prophrl_nodes.cli.output import print_json
+
+    settings, sources = _settings(options), _opened(options)
+    worker = open_worker(sources, settings)
+    logged = logged_episodes(Dataset(options.dataset), most=options.episodes, seed=settings.seed)
+    labelled = [
+        LabelledVideo(e.frames_THW3, e.prompt.instruction, e.success) for e in logged if e.frames_THW3 is not None
+    ]
+    report = run_check(
+        worker.policy,
+        worker.world,
+        worker.judge,
+        worker.starts,
+        settings.rollout,
+        labelled=labelled,
+        logged=logged,
+        settings=CheckSettings(starts=options.starts),
+        precision=settings.update.precision,
+        seed=settings.seed,
+        say=None if options.json else lambda line: print(line, flush=True),
+    )
+    if options.json:
+        print_json(report.to_json())
+    else:
+        print(report.text())
+    return 1 if report.failed else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from prophrl_models.rl.report import write_report
+    from prophrl_models.training.log import LOG_FILE
+
+    if not (options.out / LOG_FILE).is_file():
+        raise UsageError(f"{options.out} is no folder of a reinforcement run: it has no {LOG_FILE}")
+    print(f"report: {write_report(options.out)}")
+    return 0
+
+
+def _opened(options: argparse.Namespace) -> Any:
+    from prophrl_models.rl.open_run import Sources
+    from prophrl_models.serving.engine import choose_device
+
+    second = getattr(options, "second_judge", None)
+    return Sources(
+        policy=options.policy,
+        world=options.world,
+        dataset=options.dataset,
+        judge=_judge(options.judge),
+        auditor=_judge(second) if second else None,
+        instructions=tuple(options.task),
+        device=str(choose_device(options.device)),
+        world_steps=options.world_steps,
+    )
+
+
+def _judge(text: str) -> Any:
+    from prophrl_models.reward.factory import KINDS, JudgeSettings
+
+    kind, _, place = text.partition(":")
+    if kind not in KINDS or not place:
+        raise UsageError(f"a judge is classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL; got {text!r}")
+    if kind == "server":
+        place, _, model = place.rpartition(",")
+        if not place:
+            raise UsageError(f"a server's judge needs a model: server:ADDRESS,MODEL; got {text!r}")
+        return JudgeSettings(kind, place, model)
+    return JudgeSettings(kind, place)
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from prophrl_models.rl.settings import load_settings
+
+    settings = load_settings(options.config or _preset(options.preset or DEFAULT_PRESET))
+    given = (("steps", getattr(options, "steps", None)), ("seed", options.seed))
+    return dataclasses.replace(settings, **{name: value for name, value in given if value is not None})
+
+
+def _preset(name: str) -> Path:
+    from prophrl_nodes.launch_files.packages import SOURCE_TREE, share_folder
+
+    # A file that is newer than the last set-up is in the source tree only.
+    folders = [root / "config" / "rl" for root in (share_folder("prophrl"), SOURCE_TREE)]
+    found = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
+    if name not in found:
+        raise UsageError(f"no preset {name!r}; choose one of {', '.join(found)}, or give a file with --config")
+    return found[name]

@@ -1,0 +1,1 @@
+"""Offline reinforcement as one flow: bags and two checkpoints in, a reinforced policy out."""

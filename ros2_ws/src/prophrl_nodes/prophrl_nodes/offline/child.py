@@ -1,0 +1,71 @@
+"""A child process that works on a flow's stage: watched twice a second, stopped in order, its log kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+POLL_S = 0.5
+STOP_TIMEOUT_S = 60.0
+TAIL_LINES = 12
+
+
+class ChildFailed(RuntimeError):
+    """The child ended with an error; the message has the end of its log."""
+
+
+class ChildStopped(RuntimeError):
+    """The child was stopped on request before it was done."""
+
+
+def run_child(
+    command: list[str], log_path: Path, watch: Callable[[], None], should_stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Run a command to its end; ``watch`` is called twice a second and once after the end.
+
+    Raises:
+        ChildFailed: it ended with an error.
+        ChildStopped: ``should_stop`` said so; the child got an interrupt and the time to save.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("a") as log:
+        # Whoever starts us in the background may ignore interrupts, and children inherit that: they would not stop.
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            preexec_fn=_heed_interrupts, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        with _stopped_in_order(process):
+            while process.poll() is None:
+                if should_stop():
+                    raise ChildStopped("stopped on request; the same run goes on where it stopped")
+                time.sleep(POLL_S)
+                watch()
+    watch()
+    if process.returncode != 0:
+        lines = log_path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        said = next((line for line in reversed(lines) if line.startswith("error: ")), "")
+        tail = said or "\n".join(["", *("  " + line for line in lines)])
+        raise ChildFailed(f"{' '.join(command[2:6])} ended with {process.returncode}: {tail} (log: {log_path})")
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def _stopped_in_order(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

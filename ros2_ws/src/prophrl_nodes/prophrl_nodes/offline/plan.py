@@ -1,0 +1,89 @@
+"""What an offline reinforcement is asked to do: a frozen plan beside its results, so that it can be continued."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from prophrl_models.data.files import write_json
+
+PLAN_FILE = "plan.json"
+
+
+class PlanError(ValueError):
+    """A plan that cannot be run, or differs from the one its folder belongs to; the message says where."""
+
+
+@dataclass(frozen=True)
+class OfflinePlan:
+    """The inputs of one flow; paths are absolute.
+
+    Attributes:
+        bags: bags or folders of bags: successes, failures and play.
+        policy: checkpoint to start from.
+        world: Prophet checkpoint to adapt; empty: the one that comes with prophrl.
+        task: which task to reinforce; empty: the only one the bags hold.
+        judge: folder of a classifier, or URL of an OpenAI-compatible server; empty: a classifier is trained.
+        preset: reinforcement settings, by name or file.
+        world_preset: settings of the adaptation, by name or file.
+        steps: reinforcement steps; 0: as the preset says.
+        world_steps: steps of the adaptation; 0: as its preset says.
+        seed: of all of it.
+        threads: CPU threads; 0: torch decides.
+    """
+
+    bags: tuple[str, ...]
+    policy: str
+    world: str = ""
+    task: str = ""
+    judge: str = ""
+    preset: str = "small"
+    world_preset: str = "few_shot"
+    steps: int = 0
+    world_steps: int = 0
+    seed: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.bags:
+            raise PlanError("no bags given; name bags, or folders of bags, recorded with prophrl launch collect")
+        missing = [path for path in (*self.bags, self.policy) if not Path(path).exists()]
+        if self.world and not Path(self.world).is_dir():
+            missing.append(self.world)
+        if missing:
+            raise PlanError(f"not found: {', '.join(missing)}")
+        for name in ("steps", "world_steps", "seed", "threads"):
+            if getattr(self, name) < 0:
+                raise PlanError(f"{name} cannot be negative, got {getattr(self, name)}")
+
+    def settle(self, folder: Path) -> None:
+        """Write the plan into its folder, or check that the folder is of the same plan.
+
+        Raises:
+            PlanError: the folder holds a run of another plan.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / PLAN_FILE
+        now: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if file.is_file():
+            then = json.loads(file.read_text(encoding="utf-8"))
+            changed = [f.name for f in fields(self) if then.get(f.name) != now[f.name] and f.name != "threads"]
+            if changed:
+                what = "; ".join(f"{name} was {then.get(name)!r}, now {now[name]!r}" for name in changed)
+                raise PlanError(f"{folder} holds a run of another plan ({what}); take another output folder")
+        write_json(file, now)
+
+
+def read_plan(folder: Path) -> OfflinePlan:
+    """The plan of a folder.
+
+    Raises:
+        PlanError: none there, or one that cannot be run.
+    """
+    file = folder / PLAN_FILE
+    if not file.is_file():
+        raise PlanError(f"no {PLAN_FILE} in {folder}")
+    raw = json.loads(file.read_text(encoding="utf-8"))
+    return OfflinePlan(**{**raw, "bags": tuple(raw["bags"])})

@@ -1,0 +1,83 @@
+"""Logged episodes for replay: which are taken, and that they are what was recorded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
+from prophrl_models.reward.judge import Confusion, LabelJudge
+from prophrl_models.rl.replays import LoggedEpisode, compare_outcomes, logged_episodes, replay_videos
+from tests.helpers.dot_world import DotWorld, starts
+from tests.helpers.reaches import CONVENTION, camera, places, reach
+
+OUTCOMES = ("success", "failure", "success", "aborted", "success", "success")
+GAP = 4
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Six reaches: four successes, one of them with a gap, a failure, and one whose outcome is not known."""
+    folder = tmp_path_factory.mktemp("data") / "reaches"
+    writer = DatasetWriter(folder, DatasetHeader(convention=CONVENTION))
+    for number, place in enumerate(places(len(OUTCOMES), 0)):
+        episode = reach(place, number)
+        episode = replace(episode, metadata=replace(episode.metadata, outcome=OUTCOMES[number]))
+        if number == GAP:
+            valid = episode.valid_T.copy()
+            valid[5] = False
+            episode = replace(episode, valid_T=valid)
+        writer.add(episode, f"source-{number}")
+    writer.finish()
+    return Dataset(folder)
+
+
+def test_gapless_episodes_with_a_known_outcome_are_taken_as_recorded(dataset: Dataset) -> None:
+    found = logged_episodes(dataset, camera=camera())
+    assert [episode.success for episode in found] == [True, False, True, True]
+    for episode, position in zip(found, (0, 1, 2, 5), strict=True):
+        recorded = dataset[position]
+        assert np.array_equal(episode.actions_T7, recorded.action_T7)
+        assert episode.frames_THW3 is not None and len(episode.frames_THW3) == len(recorded) + 1
+        assert (episode.frames_THW3[-1] == recorded.final.image_HW3).all()
+        assert (episode.prompt.image_HW3 == recorded.color_THW3[0]).all()
+
+
+def test_a_few_are_drawn_with_both_outcomes_and_the_same_each_time(dataset: Dataset) -> None:
+    for seed in range(4):
+        drawn = logged_episodes(dataset, most=2, seed=seed)
+        assert sorted(episode.success for episode in drawn) == [False, True]
+        assert [e.prompt.source for e in drawn] == [
+            e.prompt.source for e in logged_episodes(dataset, most=2, seed=seed)
+        ]
+    assert len(logged_episodes(dataset, most=3)) == 3
+
+
+def test_a_dataset_without_outcomes_is_refused(tmp_path: Path) -> None:
+    writer = DatasetWriter(tmp_path / "data", DatasetHeader(convention=CONVENTION))
+    episode = reach(places(1, 1)[0])
+    writer.add(replace(episode, metadata=replace(episode.metadata, outcome="aborted")), "source")
+    writer.finish()
+    with pytest.raises(ValueError, match="success or failure"):
+        logged_episodes(Dataset(tmp_path / "data"))
+
+
+def test_outcomes_are_compared_with_what_happened() -> None:
+    prompts = starts(3, 0)
+    action = np.zeros((2, 7), np.float32)
+    episodes = [LoggedEpisode(p, action, success) for p, success in zip(prompts, (True, True, False), strict=True)]
+    videos = replay_videos(DotWorld(0.0), episodes)
+    judge = LabelJudge.of(videos[:2], [True, False])  # the third it does not know
+    assert compare_outcomes(judge, videos, episodes) == Confusion(1, 0, 0, 1, no_judgement=1)
+
+
+def test_actions_that_cannot_be_replayed_are_refused() -> None:
+    prompt = starts(1, 0)[0]
+    for bad in (np.zeros((0, 7), np.float32), np.full((2, 7), np.nan, np.float32), np.zeros((3, 6), np.float32)):
+        with pytest.raises(ValueError, match="actions must be finite"):
+            LoggedEpisode(prompt, bad, True)
+    with pytest.raises(ValueError, match="nothing to replay"):
+        replay_videos(DotWorld(), [])

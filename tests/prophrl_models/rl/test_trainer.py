@@ -1,0 +1,198 @@
+"""The whole run in the dot world: success rises, the best policy is kept, and a run knows when to stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from prophrl_models.policies.interface import FlowPolicy
+from prophrl_models.policies.load import load_policy
+from prophrl_models.policies.tiny import TinyPolicy
+from prophrl_models.reward.judge import Verdict
+from prophrl_models.rl.audit import AuditRule, Look
+from prophrl_models.rl.executor import InProcessExecutor
+from prophrl_models.rl.rollouts import Rollouts, RolloutWorker, Unit
+from prophrl_models.rl.run_state import RESUME_FILE, ROLLOUT_FOLDER
+from prophrl_models.rl.trainer import JudgeUnavailable, StepReport, notable
+from prophrl_models.training.settings import TrainingError
+from prophrl_models.trials.statistics import SuccessRate
+from tests.helpers.dot_runs import HELD_OUT, SETTINGS, TRAINING, dot_trainer, dot_worker
+from tests.helpers.dot_world import DotJudge
+
+BRIEF = replace(SETTINGS, rollout=replace(SETTINGS.rollout, prompts=2, max_rounds=1, video_every=0))
+LEARNING = replace(
+    SETTINGS,
+    steps=6,
+    rollout=replace(SETTINGS.rollout, prompts=8, group_size=8, groups_at_once=8, max_rounds=2),
+    update=replace(SETTINGS.update, learning_rate=8e-4, mini_batch=32, micro_batch=96, epochs=2),
+    watch=replace(SETTINGS.watch, evaluate_every=6, evaluate_rollouts=4, save_every=0),
+)
+
+
+def test_success_rises_on_starts_never_trained_on(taught: TinyPolicy, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    trainer = dot_trainer(taught, tmp_path / "run", LEARNING)
+    folder = trainer.run()
+    first, last = trainer.facts.evaluations[0], trainer.facts.evaluations[-1]
+    assert (first["step"], last["step"]) == (0.0, 6.0)
+    assert last["success"] > first["success"] + 0.1
+    assert trainer.facts.best_step == 6
+    reinforced = load_policy(folder)
+    for (name, a), b in zip(reinforced.named_parameters(), taught.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "objective,form", [("fa_grpo", "none"), ("fa_grpo", "straight_through"), ("flow_grpo", "none")]
+)
+def test_every_objective_learns(taught: TinyPolicy, tmp_path: Path, objective: Any, form: Any) -> None:
+    settings = replace(
+        LEARNING,
+        steps=20,
+        update=replace(LEARNING.update, objective=objective, flow_scale=form, learning_rate=4e-4, epochs=4),
+        watch=replace(LEARNING.watch, evaluate_every=20, evaluate_rollouts=8),
+    )
+    trainer = dot_trainer(taught, tmp_path / "run", settings)
+    trainer.run()
+    first, last = trainer.facts.evaluations[0], trainer.facts.evaluations[-1]
+    assert last["success"] > first["success"] + 0.2
+
+
+def test_the_log_says_what_happened(taught: TinyPolicy, tmp_path: Path) -> None:
+    reports: list[StepReport] = []
+    trainer = dot_trainer(taught, tmp_path / "run", replace(SETTINGS, steps=2), watch=reports.append)
+    folder = trainer.run()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "imagined_success" in line]
+    assert [line["step"] for line in steps] == [1, 2] and len(reports) == 2
+    for name in ("kept_fraction", "clip_fraction", "ratio_max", "kl_reference", "gradient_k/0", "kl_reference_k/4"):
+        assert name in steps[0]
+    assert steps[0]["ratio_off_first"] == 0.0 and steps[0]["updates"] >= 4.0
+    evaluated = [line for line in lines if "held_out/success" in line]
+    assert [line["step"] for line in evaluated] == [0, 2]
+    # What was only there to resume is gone; videos, checkpoints and provenance stay.
+    assert not (tmp_path / "run" / RESUME_FILE).exists() and not (tmp_path / "run" / ROLLOUT_FOLDER).exists()
+    assert len(list((tmp_path / "run" / "videos").glob("step_000001_*.mp4"))) == 3
+    assert load_policy(tmp_path / "run" / "steps" / "000002").spec == taught.spec
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["parent"] == "taught" and record["reinforcement"]["seed"] == SETTINGS.seed
+
+
+class Recording(InProcessExecutor):
+    """Remembers what it was asked for."""
+
+    def __init__(self, worker: RolloutWorker) -> None:
+        super().__init__(worker)
+        self.units: list[Unit] = []
+
+    def run(self, units: Sequence[Unit]) -> Iterator[tuple[int, Rollouts]]:
+        self.units += units
+        return super().run(units)
+
+
+def test_held_out_starts_are_never_trained_on(taught: TinyPolicy, tmp_path: Path) -> None:
+    executor = Recording(dot_worker(taught))
+    dot_trainer(taught, tmp_path / "run", executor=executor).run()
+    trained_on = {s for unit in executor.units if unit.mode == "sde" for s in unit.starts}
+    evaluated = [unit for unit in executor.units if unit.mode == "ode"]
+    assert max(trained_on) < TRAINING
+    assert {s for unit in evaluated for s in unit.starts} == set(range(TRAINING, TRAINING + HELD_OUT))
+    halves = len(evaluated) // 3  # at steps 0, 2 and 3: the same seeds every time
+    assert evaluated[:halves] == evaluated[halves : 2 * halves] == evaluated[2 * halves :]
+    every = [seed for unit in executor.units if unit.mode == "sde" for seed in unit.seeds]
+    assert len(set(every)) == len(every)
+
+
+class Constant:
+    """Always says the same."""
+
+    name = "constant"
+
+    def __init__(self, success: bool | None) -> None:
+        self.success = success
+
+    def judge(self, videos: Sequence[NDArray[np.uint8]], tasks: Sequence[str]) -> list[Verdict]:
+        return [Verdict(self.success, 0.5, (self.success,), reason="as always") for _ in videos]
+
+
+def test_a_judge_that_always_agrees_teaches_nothing_and_ends_the_run(taught: TinyPolicy, tmp_path: Path) -> None:
+    before = [p.detach().clone() for p in taught.parameters()]
+    trainer = dot_trainer(taught, tmp_path / "run", replace(BRIEF, steps=9), judge=Constant(True))
+    trainer.run()
+    assert trainer.facts.step == SETTINGS.watch.patience_empty
+    assert "without one group of mixed outcome" in trainer.facts.stopped
+    assert all(torch.equal(a, b) for a, b in zip(before, taught.parameters(), strict=True))
+
+
+def test_an_outage_is_no_failure_and_the_run_goes_on_after_it(taught: TinyPolicy, tmp_path: Path) -> None:
+    with pytest.raises(JudgeUnavailable, match="repeat the command"):
+        dot_trainer(taught, tmp_path / "run", judge=Constant(None)).run()
+    trainer = dot_trainer(taught, tmp_path / "run")
+    trainer.settings = replace(SETTINGS, steps=1)
+    trainer.run()
+    assert trainer.facts.step == 1
+    # Single silences: their groups go on without them.
+    quiet = dot_trainer(taught, tmp_path / "quiet", replace(SETTINGS, steps=1), judge=DotJudge(silent=(14, 20)))
+    quiet.run()
+    line = json.loads((tmp_path / "quiet" / "log.jsonl").read_text().splitlines()[1])
+    assert line["judge/unjudged"] == 2.0
+
+
+def test_a_run_stops_when_imagined_and_audited_success_part_ways(taught: TinyPolicy, tmp_path: Path) -> None:
+    def examiner(policy: FlowPolicy, step: int) -> Look:
+        return Look(step, audited=SuccessRate(max(0, 30 - 15 * step), 40))
+
+    settings = replace(BRIEF, steps=5, watch=replace(BRIEF.watch, evaluate_every=1, audit_every=1, save_every=0))
+    trainer = dot_trainer(taught, tmp_path / "run", settings, examiner=examiner, rule=AuditRule(looks=2))
+    trainer.run()
+    assert trainer.facts.step < 5 and "audited" in trainer.facts.stopped
+    assert trainer.facts.evaluations[1]["audited"] == pytest.approx(15 / 40)
+
+
+def test_a_second_judge_looks_at_evaluations(taught: TinyPolicy, tmp_path: Path) -> None:
+    worker = dot_worker(taught)
+    worker.auditor = Constant(False)
+    trainer = dot_trainer(taught, tmp_path / "run", replace(BRIEF, steps=1), executor=InProcessExecutor(worker))
+    trainer.run()
+    assert [e["audited"] for e in trainer.facts.evaluations] == [0.0, 0.0]
+
+
+def test_a_policy_that_strays_too_far_ends_the_run(taught: TinyPolicy, tmp_path: Path) -> None:
+    settings = replace(
+        SETTINGS,
+        steps=9,
+        update=replace(SETTINGS.update, learning_rate=5e-3),
+        watch=replace(SETTINGS.watch, max_reference_kl=0.01),
+    )
+    trainer = dot_trainer(taught, tmp_path / "run", settings)
+    trainer.run()
+    assert trainer.facts.step < 9 and "max_reference_kl" in trainer.facts.stopped
+
+
+def test_a_finished_folder_and_impossible_runs_are_refused(taught: TinyPolicy, tmp_path: Path) -> None:
+    dot_trainer(taught, tmp_path / "run", replace(BRIEF, steps=1)).run()
+    with pytest.raises(TrainingError, match="holds a finished training"):
+        dot_trainer(taught, tmp_path / "run", replace(BRIEF, steps=1)).run()
+    for name, value, words in (
+        ("keep_low", 0.95, "keep_low < keep_high"),
+        ("group_size", 1, "group_size must be at least 2"),
+        ("noise_level", 0.0, "noise_level must be a positive number"),
+    ):
+        with pytest.raises(TrainingError, match=words):
+            replace(SETTINGS, rollout=replace(SETTINGS.rollout, **{name: value}))
+
+
+def test_notable_rollouts_are_those_a_reader_wants(taught: TinyPolicy) -> None:
+    found = dot_worker(taught).run(Unit((0, 1, 2, 3), (0, 1, 2, 3)))
+    found = replace(found, success_B=torch.tensor([1.0, 0.0, 1.0, 0.0]), score_B=torch.tensor([0.9, 0.1, 0.55, 0.2]))
+    assert notable(found) == {"best": 0, "worst": 1, "borderline": 2}

@@ -1,0 +1,47 @@
+"""The plan of an offline reinforcement: refused at the door, and the same folder means the same plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from prophrl_nodes.offline.plan import OfflinePlan, PlanError, read_plan
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> OfflinePlan:
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "policy").mkdir()
+    return OfflinePlan(bags=(str(tmp_path / "bags"),), policy=str(tmp_path / "policy"), task="place_cube", steps=4)
+
+
+def test_what_does_not_exist_is_refused_by_name(plan: OfflinePlan) -> None:
+    with pytest.raises(PlanError, match="not found: /nowhere"):
+        dataclasses.replace(plan, bags=("/nowhere",))
+    with pytest.raises(PlanError, match="no bags given"):
+        dataclasses.replace(plan, bags=())
+    with pytest.raises(PlanError, match="steps cannot be negative, got -1"):
+        dataclasses.replace(plan, steps=-1)
+
+
+def test_a_plan_comes_back_from_its_folder(plan: OfflinePlan, tmp_path: Path) -> None:
+    plan.settle(tmp_path / "out")
+    assert read_plan(tmp_path / "out") == plan
+
+
+def test_a_folder_with_another_plan_is_refused_and_says_what_differs(plan: OfflinePlan, tmp_path: Path) -> None:
+    plan.settle(tmp_path / "out")
+    with pytest.raises(PlanError, match="steps was 4, now 5"):
+        dataclasses.replace(plan, steps=5).settle(tmp_path / "out")
+
+
+def test_the_number_of_threads_may_change_between_runs(plan: OfflinePlan, tmp_path: Path) -> None:
+    plan.settle(tmp_path / "out")
+    dataclasses.replace(plan, threads=2).settle(tmp_path / "out")
+    assert read_plan(tmp_path / "out").threads == 2
+
+
+def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"no plan\.json"):
+        read_plan(tmp_path)
