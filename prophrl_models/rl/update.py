@@ -272,5 +272,5 @@ def _copy(policy: FlowPolicy, tensors: Mapping[str, Tensor]) -> None:
 
 def _moved(mean: Tensor, mean_old: Tensor, std_K: Tensor, mask_NC: Tensor, slots: float) -> Tensor:
     """Exact KL of an action number to the policy that gathered the experience, by denoising step [K]."""
-    kl = gaussian_kl(mean, mean_old, std_K[:, None, None]) * mask_NC[:, None, :, None]
+    kl = gaussian_kl(mean, mean_old, std_K[None, :, None, None]) * mask_NC[:, None, :, None]
     return kl.sum(dim=(0, 2, 3)) / (slots * mean.shape[-1])
