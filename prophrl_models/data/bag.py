@@ -238,13 +238,17 @@ class Bag:
             ) from error
 
 
-def find_bags(roots: Collection[str | Path]) -> list[Path]:
-    """All bags at or below these folders, sorted; ``discarded`` and ``incomplete`` folders below them are left out.
+def find_bags(roots: Collection[str | Path], *, discarded: bool = False) -> list[Path]:
+    """All bags at or below these folders, sorted; ``incomplete`` folders below them are left out.
+
+    Args:
+        discarded: look into ``discarded`` folders too.
 
     Raises:
         BagError: a root does not exist.
     """
     found: set[Path] = set()
+    passed_over = {"incomplete"} if discarded else {"discarded", "incomplete"}
     for root in map(Path, roots):
         if not root.exists():
             raise BagError(f"no bag at {root}; pass folders that the recorder wrote, or .mcap files")
@@ -252,7 +256,7 @@ def find_bags(roots: Collection[str | Path]) -> list[Path]:
             found.add(root)
             continue
         for file in root.rglob("*.mcap"):
-            if not {"discarded", "incomplete"} & set(file.relative_to(root).parts[:-1]):
+            if not passed_over & set(file.relative_to(root).parts[:-1]):
                 whole = any((file.parent / name).is_file() for name in ("metadata.yaml", "episode.json"))
                 found.add(file.parent if whole or file.parent == root else file)
     return sorted(found)

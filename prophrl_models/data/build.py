@@ -64,6 +64,7 @@ def build_dataset(
     header: DatasetHeader | None = None,
     outcomes: Collection[str] = ("success",),
     tasks: Collection[str] = (),
+    discarded: bool = False,
     topics: Topics | None = None,
     workers: int = 0,
     progress: bool = True,
@@ -74,8 +75,10 @@ def build_dataset(
         bag_dirs: bag folders, folders of bag folders, or .mcap files.
         out_dir: new folder, or the one of an interrupted or earlier build.
         header: action convention and how policy inputs are formed; defaults when None.
-        outcomes: which outcomes to take; by default only successes. Bags marked as not accepted are never taken.
+        outcomes: which outcomes to take; by default only successes.
         tasks: which tasks to take; all when empty.
+        discarded: take bags that the operator did not accept, too. No demonstrations, but what happens in them is real:
+            a world model learns from them how attempts fail.
         topics: topic names when they differ from the defaults.
         workers: processes that convert in parallel; 0 converts in this one.
         progress: show a progress bar on standard error.
@@ -89,11 +92,11 @@ def build_dataset(
         if outcome not in OUTCOMES:
             raise ValueError(f"unknown outcome {outcome!r}, choose among {', '.join(OUTCOMES)}")
     started_s = time.perf_counter()
-    paths = find_bags(bag_dirs)
+    paths = find_bags(bag_dirs, discarded=discarded)
     with closing(DatasetWriter(out_dir, header)) as writer:
         resumed = len(writer.rows)
         left_out: list[LeftOut] = []
-        todo = _select(paths, writer, outcomes, tasks, left_out)
+        todo = _select(paths, writer, outcomes, tasks, discarded, left_out)
         done_bytes = 0
         with tqdm(
             total=sum(bag.bytes for bag in todo), unit="B", unit_scale=True, disable=not progress, desc="bags"
@@ -125,6 +128,7 @@ def _select(
     writer: DatasetWriter,
     outcomes: Collection[str],
     tasks: Collection[str],
+    discarded: bool,
     left_out: list[LeftOut],
 ) -> list[Bag]:
     """Bags to convert; the others go to ``left_out`` with the reason, except those already converted."""
@@ -141,7 +145,7 @@ def _select(
         if bag.content_id in source_ids:
             continue
         reason = ""
-        if not said.accepted:
+        if not (said.accepted or discarded):
             reason = "not accepted by the operator"
         elif said.outcome not in outcomes:
             reason = f"outcome is {said.outcome!r}, wanted {', '.join(sorted(outcomes))}"

@@ -11,9 +11,7 @@ from typing import Any, Literal
 from prophrl_models.training.settings import TrainingError, read_settings, settings_from
 
 Objective = Literal["fa_grpo", "flow_grpo"]
-FlowScaleForm = Literal[
-    "none", "straight_through", "tempered", "per_step", "per_step_matched", "literal"
-]
+FlowScaleForm = Literal["none", "straight_through", "tempered", "per_step", "per_step_matched", "literal"]
 What = Literal["all", "head", "lora"]
 
 

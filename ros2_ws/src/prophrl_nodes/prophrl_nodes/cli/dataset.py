@@ -1,7 +1,7 @@
 """Datasets: bags in, synchronised episodes out; to and from LeRobotDataset v3.0.
 
   prophrl dataset build runs/collect/bags runs/dataset          successes only
-  prophrl dataset build bags runs/all --outcome success --outcome failure
+  prophrl dataset build bags runs/all --outcome success --outcome failure --discarded       for world models
   prophrl dataset info runs/dataset
   prophrl dataset export runs/dataset runs/lerobot --workers 2
   prophrl dataset import runs/lerobot runs/again
@@ -34,6 +34,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--outcome", action="append", metavar="OUTCOME", help="outcomes to take: success (default), failure, unknown"
     )
     build.add_argument("--task", action="append", default=[], help="only episodes of this task; may be repeated")
+    build.add_argument(
+        "--discarded", action="store_true", help="take attempts that were not accepted, too: for world models"
+    )
     build.add_argument("--depth", action="store_true", help="keep the aligned depth images too")
     build.add_argument("--workers", type=int, default=0, metavar="N", help="processes that convert in parallel")
     info = verbs.add_parser("info", help="what a dataset holds")
@@ -67,6 +70,7 @@ def _build(options: argparse.Namespace) -> int:
         header=DatasetHeader(depth=DepthSpec() if options.depth else None),
         outcomes=options.outcome or ("success",),
         tasks=options.task,
+        discarded=options.discarded,
         workers=options.workers,
         progress=not options.json,
     )

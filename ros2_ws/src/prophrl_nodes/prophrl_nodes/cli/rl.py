@@ -3,6 +3,7 @@
   prophrl rl check runs/dataset --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge
   prophrl rl run runs/dataset runs/rl --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge
   prophrl rl report runs/rl
+  prophrl rl offline runs/collect/bags runs/sft/policy runs/offline --world runs/prophet     all stages in one command
 
 DATASET gives the start states: the first picture and state of its episodes. Ctrl-C stops a run; the same command goes
 on where it stopped. The result is OUT/policy, the report OUT/report.html.
@@ -16,6 +17,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from prophrl_nodes.cli import rl_offline
+
 DEFAULT_PRESET = "small"
 
 
@@ -25,7 +28,7 @@ class UsageError(ValueError):
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    what = parser.add_subparsers(dest="what", required=True, metavar="{run,check,report}")
+    what = parser.add_subparsers(dest="what", required=True, metavar="{run,check,report,offline}")
     run_ = what.add_parser("run", help="train; an interrupted run goes on")
     run_.add_argument("dataset", type=Path, metavar="DATASET", help="folder made by prophrl dataset build")
     run_.add_argument("out", type=Path, metavar="OUT", help="folder of the run, new or to be continued")
@@ -42,6 +45,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--json", action="store_true", help="print JSON")
     report = what.add_parser("report", help="write a run's report anew")
     report.add_argument("out", type=Path, metavar="OUT", help="folder of the run")
+    offline = what.add_parser("offline", help="from bags and two checkpoints to a reinforced policy, all stages")
+    rl_offline.register(offline)
 
 
 def _sources(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +64,7 @@ def _sources(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl rl``."""
-    return {"run": _run, "check": _check, "report": _report}[options.what](options)
+    return {"run": _run, "check": _check, "report": _report, "offline": rl_offline.run}[options.what](options)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -16,7 +16,11 @@ TAIL_LINES = 12
 
 
 class ChildFailed(RuntimeError):
-    """The child ended with an error; the message has the end of its log."""
+    """The child ended with an error; the message has the end of its log, ``code`` is its exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ChildStopped(RuntimeError):
@@ -50,7 +54,8 @@ def run_child(
         lines = log_path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
         said = next((line for line in reversed(lines) if line.startswith("error: ")), "")
         tail = said or "\n".join(["", *("  " + line for line in lines)])
-        raise ChildFailed(f"{' '.join(command[2:6])} ended with {process.returncode}: {tail} (log: {log_path})")
+        what = " ".join(command[2:6])
+        raise ChildFailed(f"{what} ended with {process.returncode}: {tail} (log: {log_path})", process.returncode)
 
 
 def _heed_interrupts() -> None:

@@ -23,13 +23,14 @@ class OfflinePlan:
     Attributes:
         bags: bags or folders of bags: successes, failures and play.
         policy: checkpoint to start from.
-        world: Prophet checkpoint to adapt; empty: the one that comes with prophrl.
+        world: Prophet checkpoint to adapt; empty: one is trained from nothing, which takes hours on a CPU.
         task: which task to reinforce; empty: the only one the bags hold.
         judge: folder of a classifier, or URL of an OpenAI-compatible server; empty: a classifier is trained.
         preset: reinforcement settings, by name or file.
         world_preset: settings of the adaptation, by name or file.
         steps: reinforcement steps; 0: as the preset says.
         world_steps: steps of the adaptation; 0: as its preset says.
+        gates: stop where the check before reinforcement fails; False: go on in spite of it.
         seed: of all of it.
         threads: CPU threads; 0: torch decides.
     """
@@ -40,9 +41,10 @@ class OfflinePlan:
     task: str = ""
     judge: str = ""
     preset: str = "small"
-    world_preset: str = "few_shot"
+    world_preset: str = "small_adapt"
     steps: int = 0
     world_steps: int = 0
+    gates: bool = True
     seed: int = 0
     threads: int = 0
 

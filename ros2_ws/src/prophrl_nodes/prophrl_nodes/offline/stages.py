@@ -1,0 +1,148 @@
+"""The stages of an offline reinforcement: what each runs, when it is done, and how far it is.
+
+Every stage is one ``prophrl`` command in a process of its own: what a user would type, resumable by itself, and its
+memory is free before the next one begins.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prophrl_nodes.offline.plan import OfflinePlan
+
+LOG_FILE = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: as progress and logs call it.
+        what: what it does, in words.
+        command: the process that does it.
+        is_done: whether its result is there.
+        step: steps that are finished, as its own log says.
+        tolerated: exit codes that are an answer and no failure.
+    """
+
+    name: str
+    what: str
+    command: Sequence[str]
+    is_done: Callable[[], bool]
+    step: Callable[[], int] = lambda: 0
+    tolerated: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the stages of one flow work."""
+
+    root: Path
+
+    @property
+    def dataset(self) -> Path:
+        return self.root / "dataset"
+
+    @property
+    def world(self) -> Path:
+        return self.root / "world"
+
+    @property
+    def judge(self) -> Path:
+        return self.root / "judge"
+
+    @property
+    def check(self) -> Path:
+        return self.root / "check.json"
+
+    @property
+    def reinforced(self) -> Path:
+        return self.root / "rl"
+
+
+def dataset_stage(plan: OfflinePlan, at: Folders) -> Stage:
+    """All attempts that were recorded: successes, failures, play, discarded ones."""
+    outcomes = [word for outcome in ("success", "failure", "unknown") for word in ("--outcome", outcome)]
+    tasks = ["--task", plan.task] if plan.task else []
+    command = _prophrl("dataset", "build", *plan.bags, at.dataset, *outcomes, *tasks, "--discarded")
+    return Stage("dataset", "bags become synchronised episodes", command, lambda: False)
+
+
+def world_stage(plan: OfflinePlan, at: Folders) -> Stage:
+    """Prophet, adapted to the bags, or trained on them from nothing."""
+    options = ["--seed", plan.seed, *_threads(plan)]
+    if plan.world:
+        options += ["--preset", plan.world_preset, "--init", plan.world]
+    else:
+        options += ["--preset", "small"]
+    if plan.world_steps:
+        options += ["--steps", plan.world_steps]
+    what = "Prophet is adapted to the bags" if plan.world else "a world model is trained from nothing: this takes hours"
+    command = _prophrl("prophet", "train", at.dataset, at.world, *options)
+    return Stage(
+        "world", what, command, (at.world / "prophet" / "provenance.json").is_file, lambda: last_step(at.world)
+    )
+
+
+def judge_stage(plan: OfflinePlan, at: Folders) -> Stage:
+    """A success classifier, trained on the bags."""
+    command = _prophrl("reward", "train", at.judge, at.dataset, "--seed", plan.seed, *_threads(plan))
+    done = (at.judge / "classifier" / "provenance.json").is_file
+    return Stage("judge", "a judge learns what success looks like", command, done, lambda: last_step(at.judge))
+
+
+def check_stage(plan: OfflinePlan, at: Folders, judge: str, instructions: Sequence[str]) -> Stage:
+    """Gates that say beforehand whether a run has a chance."""
+    command = _prophrl("rl", "check", at.dataset, *_parts(plan, at, judge, instructions), "--json")
+    return Stage(
+        "check", "has it a chance? noise, judge and world model are tested", command, at.check.is_file, tolerated=(1,)
+    )
+
+
+def reinforce_stage(plan: OfflinePlan, at: Folders, judge: str, instructions: Sequence[str]) -> Stage:
+    """FA-GRPO with FlowScale in the adapted world."""
+    steps = ["--steps", plan.steps] if plan.steps else []
+    command = _prophrl("rl", "run", at.dataset, at.reinforced, *_parts(plan, at, judge, instructions), *steps)
+    return Stage(
+        "reinforce", "the policy is trained in imagination", command, lambda: False, lambda: last_step(at.reinforced)
+    )
+
+
+def judge_of(plan: OfflinePlan, at: Folders) -> str:
+    """The judge as ``prophrl rl`` takes it."""
+    if not plan.judge:
+        return f"classifier:{at.judge / 'classifier'}"
+    return f"server:{plan.judge}" if "://" in plan.judge else f"classifier:{plan.judge}"
+
+
+def last_step(folder: Path) -> int:
+    """The step of the newest line of a training log; 0 before the first."""
+    file = folder / LOG_FILE
+    if not file.is_file():
+        return 0
+    for line in reversed(file.read_text(encoding="utf-8", errors="replace").splitlines()):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError):
+            continue  # being written at this moment
+    return 0
+
+
+def _parts(plan: OfflinePlan, at: Folders, judge: str, instructions: Sequence[str]) -> list[object]:
+    tasks = [word for instruction in instructions for word in ("--task", instruction)]
+    world = at.world / "prophet"
+    parts = ["--policy", plan.policy, "--world", world, "--judge", judge, "--preset", plan.preset]
+    return [*parts, "--seed", plan.seed, *tasks]
+
+
+def _threads(plan: OfflinePlan) -> list[object]:
+    return ["--threads", plan.threads] if plan.threads else []
+
+
+def _prophrl(*words: object) -> list[str]:
+    return [sys.executable, "-m", "prophrl_nodes.cli.main", *map(str, words)]
