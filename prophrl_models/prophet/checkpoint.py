@@ -53,11 +53,13 @@ class Sampling:
         solver: "ab2" or "euler"; a distilled network was taught the Euler steps between ``times``.
         times: the noise levels t it was distilled for, falling, ``steps`` of them (the last step ends at 0); empty:
             any schedule.
+        short_clips: it was trained on clips of any length, so it need not imagine frames that nobody keeps.
     """
 
     steps: int = 10
     solver: Solver = "ab2"
     times: tuple[float, ...] = ()
+    short_clips: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.solver not in get_args(Solver):

@@ -201,10 +201,11 @@ class ReadAhead:
 
 
 def vary(batch: ClipBatch, options: ClipOptions, generator: torch.Generator) -> ClipBatch:
-    """The batch with noise on what is known and with streams left out, as the options ask.
+    """The batch with noise on what is known, with streams left out and cut short, as the options ask.
 
-    The target, ``latent_BCLHW`` beyond the known frame, stays as it is.
+    The target, ``latent_BCLHW`` beyond the known frame, stays as it is, as far as it is kept.
     """
+    batch = _shortened(batch, options, generator)
     latent, history = batch.latent_BCLHW, batch.history_BCMHW
     frames, actions = batch.frame_latent_BCLHW, batch.actions_BAX
     device, rows = latent.device, len(batch)
@@ -227,6 +228,24 @@ def vary(batch: ClipBatch, options: ClipOptions, generator: torch.Generator) -> 
         latent = torch.cat([known + size * _noise(known, generator), latent[:, :, 1:]], dim=2)
         history = None if history is None else history + size * _noise(history, generator)
     return replace(batch, latent_BCLHW=latent, history_BCMHW=history, frame_latent_BCLHW=frames, actions_BAX=actions)
+
+
+def _shortened(batch: ClipBatch, options: ClipOptions, generator: torch.Generator) -> ClipBatch:
+    """The first latent frames of a batch, a random number of at least two, in ``short_share`` of all cases."""
+    if options.short_share <= 0.0:
+        return batch
+    device, full = batch.latent_BCLHW.device, batch.latent_BCLHW.shape[2]
+    chance, place = torch.rand(2, generator=generator, device=device).tolist()
+    if chance >= options.short_share:
+        return batch
+    kept = 2 + int(place * (full - 2))  # 2 .. full - 1
+    frames = batch.frame_latent_BCLHW
+    return replace(
+        batch,
+        latent_BCLHW=batch.latent_BCLHW[:, :, :kept],
+        frame_latent_BCLHW=None if frames is None else frames[:, :, :kept],
+        valid_BL=batch.valid_BL[:, :kept],
+    )
 
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:

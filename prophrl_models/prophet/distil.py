@@ -91,9 +91,10 @@ class DistilOptions:
         """The student's noise levels, falling, K of them."""
         return tuple(flow_sigmas(self.passes, self.sigma_min, self.sigma_max, self.shift).tolist())
 
-    def sampling(self) -> Sampling:
+    def sampling(self, short_clips: bool = False) -> Sampling:
         """What the checkpoint says of it."""
-        return Sampling(self.passes, "euler", tuple(float(t_of_sigma(torch.tensor(s))) for s in self.sigmas()))
+        times = tuple(float(t_of_sigma(torch.tensor(s))) for s in self.sigmas())
+        return Sampling(self.passes, "euler", times, short_clips)
 
 
 def euler(x: Tensor, clip: Tensor, sigma: float, sigma_next: float) -> Tensor:
@@ -255,7 +256,7 @@ def distil_prophet(
     source, record = open_clips(datasets, None, codec, world, config, out_dir, origin, tell=tell, processes=processes)
     student = open_network(world, config, teacher_dir)
     provenance = {**record, "parent": identity(teacher_dir), "distilled": dataclasses.asdict(options)}
-    run = Run(world, codec, datasets, provenance, options.sampling())
+    run = Run(world, codec, datasets, provenance, options.sampling(config.clips.short_share > 0.0))
     clips = ReadAhead(source, config.read_ahead, processes.world)
     try:
         loss = segment_loss(student, teacher, clips, config, options, processes)

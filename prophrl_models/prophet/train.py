@@ -110,7 +110,8 @@ def train_prophet(
         datasets, mixture, codec, world, config, out_dir, origin, tell=tell, processes=processes
     )
     network = open_network(world, config, origin.init)
-    run = Run(world, codec, datasets, {**record, "parent": identity(origin.init)})
+    sampling = Sampling(short_clips=config.clips.short_share > 0.0)
+    run = Run(world, codec, datasets, {**record, "parent": identity(origin.init)}, sampling)
     clips = ReadAhead(source, config.read_ahead, processes.world)
     try:
         loss = step_loss(network, clips, config, processes.device)

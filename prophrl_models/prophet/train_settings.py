@@ -29,6 +29,9 @@ class ClipOptions:
             from 0); in a rollout both are the network's own and never perfect.
         drop_actions, drop_frames, drop_history: part of the rows that lack a stream: no action numbers and no action
             frames (zeros), or a history of copies of the known frame.
+        short_share: part of the batches that are cut to a random number of latent frames (at least two). A network that
+            has seen short clips imagines no more frames than a rollout keeps: with a policy that looks again after 8 of
+            20 actions, half the work. It still sees all 20 actions.
     """
 
     min_actions: int = 4
@@ -38,9 +41,10 @@ class ClipOptions:
     drop_actions: float = 0.0
     drop_frames: float = 0.0
     drop_history: float = 0.0
+    short_share: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("event_share", "drop_actions", "drop_frames", "drop_history"):
+        for name in ("event_share", "drop_actions", "drop_frames", "drop_history", "short_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise TrainingError(f"clips.{name} must lie in 0..1, got {getattr(self, name)}")
         if self.context_noise < 0.0:

@@ -76,15 +76,19 @@ class ProphetState:
 class ProphetWorld:
     """See the module's docstring; the methods are ``rollout.ImaginedWorld``'s."""
 
-    def __init__(self, sampler: Sampler, codec: Codec, config: ProphetConfig, *, batch: int = 32) -> None:
+    def __init__(
+        self, sampler: Sampler, codec: Codec, config: ProphetConfig, *, batch: int = 32, short_clips: bool = False
+    ) -> None:
         """Args:
         sampler: holds the network of ``config``.
         batch: rows that are sampled and decoded at a time; bounds memory.
+        short_clips: imagine only as many frames as are kept; for networks that were trained on short clips, too.
         """
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
         config.codec.latent_size(config.image_height, config.image_width)
         self.sampler, self.codec, self.config, self.batch = sampler, codec, config, batch
+        self.short_clips = short_clips
 
     @property
     def image_height(self) -> int:
@@ -201,24 +205,26 @@ class ProphetWorld:
         if network.scalar_actions:
             scaled = self.config.action_scaling.normalise(torch.from_numpy(actions_BA7[rows].astype(np.float32)))
             scalars = torch.nn.functional.pad(scaled, (0, network.action_dim - 7)).to(condition.device)
+        groups = -(-most // codec.temporal)
+        latent_frames = 1 + groups if self.short_clips else self.config.latent_frames
         drawn = None
         if self.needs_camera:
             cameras = [camera for camera in part.cameras if camera is not None]  # begin() saw to it that all are there
-            pictures = torch.from_numpy(drawn_action_frames(states_BT7[rows], cameras))
+            poses_BT7 = states_BT7[rows, : 1 + codec.temporal * (latent_frames - 1)]
+            pictures = torch.from_numpy(drawn_action_frames(poses_BT7, cameras))
             drawn = codec.encode(pictures.to(condition.device)).float()
         latents = self.sampler.sample(
             condition,
             history,
             scalars,
             drawn,
-            latent_frames=self.config.latent_frames,
+            latent_frames=latent_frames,
             seeds_B=[mixed_seed(seed, chunk) for seed, chunk in zip(part.seeds_B, part.chunk_B, strict=True)],
         )
         if not bool(torch.isfinite(latents).all()):
             raise FloatingPointError(
                 "the world model predicted NaN or infinity; sample in float32 or check its weights"
             )
-        groups = -(-most // codec.temporal)
         return codec.decode_generated(latents[:, :, : 1 + groups])[:, :most]
 
     def _checked(self, actions_BCD: Tensor, rows: int) -> NDArray[np.float64]:
@@ -287,7 +293,7 @@ def load_world(
         cuda_graphs=cuda_graphs,
         dtype=dtype,
     )
-    return ProphetWorld(sampler, codec.to(dtype), config, batch=batch)
+    return ProphetWorld(sampler, codec.to(dtype), config, batch=batch, short_clips=taught.short_clips)
 
 
 def _own(world: WorldState) -> ProphetState:

@@ -67,7 +67,7 @@ def sde_step(x: Tensor, v: Tensor, t: TimeLike, t_next: TimeLike, *, noise_level
         x, v: state and velocity, one shape. Half precisions are widened to float32, float64 stays.
         t, t_next: labels with 0 <= t_next < t <= 1: numbers, or tensors that broadcast to ``x`` by the usual rule
             (trailing dimensions meet). Labels of the leading dimensions ([B], [B, S] or [B, S, K] for ``x``
-            [B, S, K, CH, D]) are taken, too, unless their shape fits at both ends.
+            [B, S, K, CH, D]) are taken, too, unless their shape fits at both ends; [K, 1, 1] is always torch's rule.
         noise_level: a; 0 gives the Euler step of the ODE with std 0.
 
     Returns:
@@ -228,9 +228,9 @@ def _aligned(small: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     """``small`` with trailing dimensions of 1 where its shape fits the leading dimensions of ``shape`` alone.
 
     Raises:
-        ValueError: it fits both ends, so nobody can say which was meant.
+        ValueError: it fits both ends, so nobody can say which was meant. A last dimension of 1 says it.
     """
-    if not 0 < small.ndim < len(shape) or small.numel() == 1 or not _fits(small.shape[::-1], shape[::-1]):
+    if not 0 < small.ndim < len(shape) or small.shape[-1] == 1 or not _fits(small.shape[::-1], shape[::-1]):
         return small
     if _fits(small.shape, shape):
         raise ValueError(

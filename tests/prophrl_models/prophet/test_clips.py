@@ -127,6 +127,19 @@ def test_variation_leaves_the_target_and_touches_what_it_should(cache: LatentCac
     assert int(blind.sum()) > 32 and bool(blind[silent].all())  # without actions there are no action frames either
 
 
+def test_short_clips_are_the_beginning_of_whole_ones_and_as_frequent_as_asked(cache: LatentCache) -> None:
+    batch = CachedClips([cache], world(), ClipOptions(), batch_size=2).batch(0).to(torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    cut = [vary(batch, ClipOptions(short_share=0.5), generator) for _ in range(200)]
+    lengths = [clip.latent_BCLHW.shape[2] for clip in cut]
+    assert set(lengths) == {2, 3, 4, 5, 6} and 70 < sum(n < 6 for n in lengths) < 130
+    short = next(clip for clip in cut if clip.latent_BCLHW.shape[2] == 3)
+    assert torch.equal(short.latent_BCLHW, batch.latent_BCLHW[:, :, :3])
+    assert short.frame_latent_BCLHW is not None and batch.frame_latent_BCLHW is not None
+    assert torch.equal(short.frame_latent_BCLHW, batch.frame_latent_BCLHW[:, :, :3])
+    assert torch.equal(short.valid_BL, batch.valid_BL[:, :3]) and short.actions_BAX is batch.actions_BAX
+
+
 def test_a_mixture_gives_the_clips_that_the_cache_gives(dataset: Dataset, cache: LatentCache) -> None:
     """The same dataset read as a mixture's source; pictures at 240 x 320 there, so shrink them here first."""
     source = SourceConfig("reaches", "own_robot", dataset.folder)

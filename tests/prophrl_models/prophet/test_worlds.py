@@ -87,7 +87,7 @@ class PaintingNetwork(torch.nn.Module):
         moved_BA = actions_BAX[..., 0].cumsum(1)
         level = latent_BCLHW[:, 0, 0, 0, 0][:, None] + moved_BA * 10.0 * GREY  # [B, 20]
         clip_BCL = torch.cat([torch.zeros(len(level), 4, 1), level.unflatten(1, (5, 4)).transpose(1, 2)], dim=2)
-        clip = clip_BCL[..., None, None].expand_as(latent_BCLHW)
+        clip = clip_BCL[:, :, : latent_BCLHW.shape[2], None, None].expand_as(latent_BCLHW)
         t = t_BL[:, None, :, None, None]
         velocity = (latent_BCLHW - clip) / t
         return velocity - self.noise_share * torch.tanh(latent_BCLHW)
@@ -139,6 +139,18 @@ def test_actions_reach_the_frames_they_lead_to() -> None:
     assert levels(frames) == [60, 60, 80, 80, 80, 110]
     _, other = world.advance(begin(world), steps_of([1, 0, 2, 0, 1, 3]), 6)
     assert levels(other) == [60, 60, 80, 80, 90, 120]
+
+
+def test_a_world_trained_on_short_clips_imagines_only_what_is_kept() -> None:
+    whole, short = make_world(), make_world()
+    short.short_clips = True
+    moves = steps_of([1, 0, 2, 0, 0, 3, 1, 1, 1, 1])
+    state, frames = short.advance(begin(short), moves, 6)
+    same_state, same_frames = whole.advance(begin(whole), moves, 6)
+    assert torch.equal(frames, same_frames) and torch.equal(state.state_B7, same_state.state_B7)
+    assert seen(short)["frames"].shape[2] == 3 and seen(whole)["frames"].shape[2] == 6
+    assert torch.equal(seen(short)["frames"], seen(whole)["frames"][:, :, :3])
+    assert torch.equal(seen(short)["actions"], seen(whole)["actions"])
 
 
 def test_missing_actions_are_holds_and_scaled_into_the_first_arm() -> None:

@@ -123,7 +123,11 @@ def test_deviations_of_leading_dimensions_mean_their_own_rows() -> None:
         gaussian_kl(normal(4, 4), normal(4, 4), torch.ones(4))
 
 
-def test_labels_that_could_mean_two_things_are_refused() -> None:
+def test_labels_that_could_mean_two_things_are_refused_unless_a_last_dimension_of_one_tells() -> None:
+    x = normal(4, 4, 5, 7)  # as many rows as steps
+    grid = uniform_grid(4, dtype=torch.float64)
+    mean, _ = sde_step(x, x, grid[:-1, None, None], grid[1:, None, None], noise_level=0.5)
+    assert torch.equal(mean[:, 1], sde_step(x[:, 1], x[:, 1], 0.75, 0.5, noise_level=0.5)[0])
     x = normal(7, 5, 7)
     with pytest.raises(ValueError, match="fits both ends"):
         sde_step(x, x, torch.full((7,), 0.5), 0.4, noise_level=0.5)
