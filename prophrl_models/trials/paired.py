@@ -42,7 +42,7 @@ class PairedOutcomes:
         """
         if len(first) != len(second):
             raise ValueError(
-                f"outcomes are paired by placement: got {len(first)} and {len(second)}; give both policies the same ones"
+                f"outcomes are paired, got {len(first)} and {len(second)}; give both policies the same ones"
             )
         pairs = [(bool(a), bool(b)) for a, b in zip(first, second, strict=True)]
         return PairedOutcomes(

@@ -94,7 +94,7 @@ def rho_interval(
     b: Sequence[Sequence[bool]],
     *,
     confidence: float = 0.9,
-    draws: int = 2000,
+    draws: int = 1000,
     seed: int = 0,
 ) -> Interval:
     """How far the coefficient of success rates moves when other trials had been run: a bootstrap over trials.
@@ -127,7 +127,7 @@ def _resampled(side: Sequence[Sequence[bool]], rng: np.random.Generator) -> list
 
 
 def _centred(values: Array) -> Array:
-    return values - values.mean()
+    return np.asarray(values - values.mean(), dtype=np.float64)
 
 
 def _all_orders(count: int) -> Iterator[NDArray[np.int64]]:

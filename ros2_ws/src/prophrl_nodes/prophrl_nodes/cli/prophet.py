@@ -6,6 +6,8 @@
   prophrl prophet distil runs/world/prophet runs/dataset runs/fast   a copy that needs four passes or fewer
   prophrl prophet convert weights/cosmos runs/start --vae weights/cosmos/vae
   prophrl prophet eval runs/world/prophet runs/dataset --out runs/report
+  prophrl prophet rank runs/world/prophet runs/dataset runs/*/policy --judge classifier:runs/judge --task place_cube \\
+      --out runs/ranking                                             does it rank policies as the twin does?
 
 Whatever was interrupted goes on where it stopped when the same command is given again.
 """
@@ -20,6 +22,7 @@ from prophrl_nodes.cli import (
     prophet_convert,
     prophet_distil,
     prophet_eval,
+    prophet_rank,
     prophet_train,
 )
 
@@ -30,6 +33,7 @@ VERBS = {
     "distil": (prophet_distil, "make a world model that needs few passes"),
     "convert": (prophet_convert, "published weights to a checkpoint to start from"),
     "eval": (prophet_eval, "compare what a world model imagines with what happened"),
+    "rank": (prophet_rank, "compare how a world model ranks policies with how the twin does"),
 }
 
 

@@ -7,7 +7,9 @@
 
 DATASET gives the start states: the first picture and state of its episodes. Ctrl-C stops a run; the same command goes
 on where it stopped. The result is OUT/policy, the report OUT/report.html.
-A judge is classifier:FOLDER, local:FOLDER (a vision-language model) or server:ADDRESS,MODEL.
+A judge is classifier:FOLDER, local:FOLDER (a vision-language model) or server:ADDRESS,MODEL. With --audit-twin the
+policy is also tried on the digital twin now and then (data of the twin only): the run stops if that and imagined
+success part ways; nothing is learned from it.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("out", type=Path, metavar="OUT", help="folder of the run, new or to be continued")
     _sources(run_)
     run_.add_argument("--second-judge", metavar="JUDGE", help="looks at evaluations only; the run stops if they part")
+    run_.add_argument("--audit-twin", metavar="TASK", help="audit on the digital twin (data of the twin only)")
+    run_.add_argument("--audit-trials", type=int, default=20, metavar="N", help="trials of an audit (default: 20)")
+    run_.add_argument("--audit-execute", type=int, default=8, metavar="ROWS", help="as in trials fast (default: 8)")
     run_.add_argument("--steps", type=int, help="rollout batches, instead of what the settings say")
     run_.add_argument("--ray", type=int, default=0, metavar="N", help="roll out in N Ray actors (default: here)")
     run_.add_argument("--ray-gpus", type=float, default=0.0, help="graphics cards for each actor (default: 0)")
@@ -82,19 +87,52 @@ def _run(options: argparse.Namespace) -> int:
         )
 
     trainer = open_trainer(
-        _opened(options), settings, options.out, ray_workers=options.ray, ray_gpus=options.ray_gpus, watch=watch
+        _opened(options),
+        settings,
+        options.out,
+        ray_workers=options.ray,
+        ray_gpus=options.ray_gpus,
+        examiner=_examiner(options, settings) if options.audit_twin else None,
+        watch=watch,
     )
     try:
         folder = trainer.run()
     finally:
         trainer.executor.close()
     for entry in trainer.facts.evaluations:
-        print(f"held out, after {entry['step']:.0f} steps: {entry['success']:.2f} of {entry['rollouts']:.0f} rollouts")
+        said = f"held out, after {entry['step']:.0f} steps: {entry['success']:.2f} of {entry['rollouts']:.0f} rollouts"
+        print(said + (f", audited {entry['audited']:.2f}" if "audited" in entry else ""))
     if trainer.facts.stopped:
         print(f"stopped: {trainer.facts.stopped}")
     print(f"checkpoint: {folder}")
     print(f"report: {options.out / 'report.html'}")
     return 0
+
+
+def _examiner(options: argparse.Namespace, settings: Any) -> Any:
+    from prophrl_models.training.checkpoint import read_checkpoint
+    from prophrl_nodes.cli.tasks import check_tasks
+    from prophrl_nodes.studies.fast_trials import TrialSettings
+    from prophrl_nodes.studies.twin_examiner import TwinExaminer
+
+    check_tasks([options.audit_twin])
+    if options.second_judge:
+        raise UsageError("choose --audit-twin or --second-judge: one run has one measure of the truth")
+    watch = settings.watch
+    if not (watch.evaluate_every and watch.audit_every) or watch.audit_every % watch.evaluate_every:
+        raise UsageError(
+            f"audits come with evaluations: watch.audit_every must be a multiple of watch.evaluate_every, got "
+            f"{watch.audit_every} and {watch.evaluate_every}; change the settings"
+        )
+    if options.audit_trials < 1:
+        raise UsageError(f"an audit needs at least one trial, got {options.audit_trials}")
+    examiner = TwinExaminer(TrialSettings(options.audit_twin, options.audit_trials, options.audit_execute))
+    examiner.check(read_checkpoint(options.policy).spec)
+    print(
+        f"audit: {options.audit_trials} trials of {options.audit_twin} on the digital twin every {watch.audit_every} "
+        "steps, with its geometric judge; not for policies of a real robot"
+    )
+    return examiner
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -149,15 +187,20 @@ def _opened(options: argparse.Namespace) -> Any:
         policy=options.policy,
         world=options.world,
         dataset=options.dataset,
-        judge=_judge(options.judge),
-        auditor=_judge(second) if second else None,
+        judge=parse_judge(options.judge),
+        auditor=parse_judge(second) if second else None,
         instructions=tuple(options.task),
         device=str(choose_device(options.device)),
         world_steps=options.world_steps,
     )
 
 
-def _judge(text: str) -> Any:
+def parse_judge(text: str) -> Any:
+    """Settings of a judge from its argument.
+
+    Raises:
+        UsageError: not of the form KIND:PLACE.
+    """
     from prophrl_models.reward.factory import KINDS, JudgeSettings
 
     kind, _, place = text.partition(":")

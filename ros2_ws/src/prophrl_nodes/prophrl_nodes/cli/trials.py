@@ -5,6 +5,7 @@
   prophrl trials status runs/trials
   prophrl trials report runs/trials
   prophrl trials latency runs/training/policy --task place_cube --latency 0 100 300     in simulated time
+  prophrl trials fast runs/sft/policy runs/rl/policy --task place_cube --trials 100     in simulated time, compared
 
 The folder holds plan.json (placements and order), key.json (which letter is which policy), trials.jsonl and bags.
 """
@@ -16,13 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prophrl_nodes.cli import trials_latency
+from prophrl_nodes.cli import trials_fast, trials_latency
 from prophrl_nodes.cli.output import print_json, table
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,status,report,latency}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,status,report,latency,fast}")
     plan = verbs.add_parser("plan", help="fix placements, order and blinding")
     plan.add_argument("--task", required=True, help="what is tried")
     plan.add_argument("--trials", type=int, default=20, metavar="N", help="held-out placements (default: 20)")
@@ -33,6 +34,15 @@ def register(parser: argparse.ArgumentParser) -> None:
     status = verbs.add_parser("status", help="how far the plan is; results stay sealed until the last trial")
     report = verbs.add_parser("report", help="write report.html, report.json and videos into the folder")
     trials_latency.register(verbs.add_parser("latency", help="what latency costs, with and without real-time chunking"))
+    fast = "compare policies in simulated time, on the same placements"
+    trials_fast.register(
+        verbs.add_parser(
+            "fast",
+            help=fast,
+            description=trials_fast.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     for verb in (plan, status, report):
         verb.add_argument("folder", type=Path, metavar="FOLDER", help="folder of this evaluation")
         verb.add_argument("--json", action="store_true", help="print JSON")
@@ -45,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
         "status": _status,
         "report": _report,
         "latency": trials_latency.run,
+        "fast": trials_fast.run,
     }
     return verbs[options.verb](options)
 

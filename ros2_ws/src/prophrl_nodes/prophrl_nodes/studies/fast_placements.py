@@ -20,29 +20,26 @@ _SEED = 0x0FA57
 
 
 def fast_placements(task_id: str, count: int, seed: int = 0) -> list[Placement]:
-    """``count`` placements; the first 20 are those of ``held_out_placements``, and a longer list begins as a shorter one.
+    """``count`` placements, the first 20 those of ``held_out_placements``; a longer list begins as a shorter one.
 
-    Further ones walk the same grid with the primary object moved by up to ``AROUND_M`` and everything else (its yaw,
-    other objects) drawn anew.
+    Further ones walk the same grid with another yaw and other objects elsewhere, as that function has them, and with
+    the primary object moved by up to ``AROUND_M``.
 
     Args:
-        seed: of what is drawn.
+        seed: of these moves.
 
     Raises:
         ValueError: unknown task or count < 1.
     """
     task = get_task(task_id)
-    placements = held_out_placements(task_id, min(count, GRID)) if count > 0 else held_out_placements(task_id, count)
-    # ``held_out_placements`` draws other objects and yaw anew in each round, but puts the primary one on the point.
-    rounds = held_out_placements(task_id, count)
+    placements = held_out_placements(task_id, count)
     for index in range(GRID, count):
         rng = np.random.default_rng((_SEED, seed, index))
-        on_grid = rounds[index]
-        placements.append(_moved(on_grid, task.primary.name, task.min_separation_m, index, rng))
+        placements[index] = _moved(placements[index], task.primary.name, task.min_separation_m, rng)
     return placements
 
 
-def _moved(placement: Placement, primary: str, apart_m: float, index: int, rng: np.random.Generator) -> Placement:
+def _moved(placement: Placement, primary: str, apart_m: float, rng: np.random.Generator) -> Placement:
     """The placement with its primary object a little beside the grid point, still apart from the others."""
     x, y, yaw = placement.objects[primary]
     others = [pose for name, pose in placement.objects.items() if name != primary]
@@ -50,7 +47,6 @@ def _moved(placement: Placement, primary: str, apart_m: float, index: int, rng: 
         reach_m, turn_rad = AROUND_M * math.sqrt(rng.uniform()), rng.uniform(0.0, 2.0 * math.pi)
         moved = (x + reach_m * math.cos(turn_rad), y + reach_m * math.sin(turn_rad), yaw)
         if all(math.hypot(moved[0] - a, moved[1] - b) >= apart_m for a, b, _ in others):
-            # dict order is kept: the primary object comes first, as in every placement
             objects = {**placement.objects, primary: moved}
             return Placement(placement.task, objects, placement.cell, int(rng.integers(2**31)))
-    raise RuntimeError(f"placement {index} of {placement.task} leaves no room around its grid point")
+    raise RuntimeError(f"a placement of {placement.task} leaves no room around grid cell {placement.cell}")
