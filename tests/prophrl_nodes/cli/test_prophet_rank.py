@@ -85,7 +85,7 @@ def test_policies_are_ranked_on_both_sides_and_verdicts_are_kept(
     assert [p["name"] for p in told["policies"]] == ["a", "b", "c"]
     assert [p["twin"]["successes"] for p in told["policies"]] == [0, 2, 3]
     assert all(p["imagined"]["trials"] == 3 for p in told["policies"])
-    assert "The world was not trained on this dataset: all 3 starts are used." in told["notes"]
+    assert "The world was not trained on this dataset: 3 of its 3 starts are used." in told["notes"]
     assert Path(told["report"]).is_file() and len(list((out / "videos").glob("*.mp4"))) == 3
     kept = sorted((out / "imagined").glob("*.json"))
     changed = kept[0].stat().st_mtime_ns
@@ -104,7 +104,9 @@ def test_only_starts_the_world_has_not_seen_are_used(tmp_path: Path) -> None:
     starts, note = unseen_starts(data, world, INSTRUCTION)
     expected = {data.table[p].episode_id for p in held_out(data, 0.4, 2).held_out}
     assert {start.source for start in starts} == expected and 0 < len(expected) < 8
-    assert note == f"{len(expected)} starts of episodes that the world was not trained on, of 8."
+    assert note == "2 starts, of 2 in episodes that the world was not trained on (8 in all)."
+    (one,) = unseen_starts(data, world, INSTRUCTION, most=1)[0]
+    assert one.source in expected
     with pytest.raises(StudyError, match="of no episode that it was held out"):
         unseen_starts(data, write_world(tmp_path / "all", seen), INSTRUCTION)
 

@@ -37,6 +37,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, choices=(1, 2), default=2, help="processes of these (default: 2)")
     parser.add_argument("--execute", type=int, default=8, metavar="ROWS", help="actions of each chunk (default: 8)")
     parser.add_argument("--seconds", type=float, default=12.0, help="length of a rollout (default: 12)")
+    parser.add_argument("--starts", type=int, default=0, metavar="N", help="only so many of them (default: all)")
     parser.add_argument("--repeats", type=int, default=1, help="rollouts of each start (default: 1)")
     parser.add_argument("--batch", type=int, default=16, help="rollouts at a time (default: 16)")
     parser.add_argument("--videos", type=int, default=2, metavar="N", help="rollouts of each policy shown (default: 2)")
@@ -117,12 +118,14 @@ def _measure(options: argparse.Namespace) -> tuple[Any, dict[str, str]]:
     named = named_policies(options.checkpoints)
     contenders = identified([Contender(name, folder) for name, folder in named], of_trials)
     dataset = Dataset(options.dataset)
-    starts, note = unseen_starts(dataset, options.world, get_task(options.task).instruction)
+    starts, note = unseen_starts(
+        dataset, options.world, get_task(options.task).instruction, most=options.starts, seed=options.seed
+    )
     judge_settings = parse_judge(options.judge)
     judge = open_judge(judge_settings)
     device = str(choose_device(options.device))
-    true, origin = _on_the_twin(options, contenders, named, of_trials)  # before the costly side, for it may refuse
     world = load_world(options.world, device=device, steps=options.world_steps, batch=options.batch)
+    true, origin = _on_the_twin(options, contenders, named, of_trials)
     weights = sha256(options.world / "model.safetensors")
     identity = f"{weights} {options.world_steps} {judge_settings}"
     names = distinct_names([name for name, _ in named])

@@ -21,7 +21,7 @@ from prophrl_models.prophet.rollout import ImaginedWorld
 from prophrl_models.reward.judge import Judge
 from prophrl_models.rl.rollouts import RolloutWorker, Unit, derived_seed
 from prophrl_models.rl.settings import RolloutOptions
-from prophrl_models.rl.starts import dataset_starts, starts_hash
+from prophrl_models.rl.starts import dataset_starts, draw_starts, starts_hash
 from prophrl_models.training.checkpoint import read_checkpoint
 from prophrl_nodes.studies.fast_trials import Contender, StudyError
 
@@ -66,8 +66,13 @@ class ImaginedOutcomes:
     videos: tuple[ImaginedVideo, ...]
 
 
-def unseen_starts(dataset: Dataset, world: Path, instruction: str) -> tuple[list[Prompt], str]:
+def unseen_starts(
+    dataset: Dataset, world: Path, instruction: str, *, most: int = 0, seed: int = 0
+) -> tuple[list[Prompt], str]:
     """Starts of episodes with this instruction that the world was not trained on, and a note on how they were chosen.
+
+    Args:
+        most: so many of them, drawn with ``seed``; 0: all.
 
     Raises:
         StudyError: the world was trained on all of them, or does not say on which.
@@ -76,7 +81,8 @@ def unseen_starts(dataset: Dataset, world: Path, instruction: str) -> tuple[list
     starts = dataset_starts(dataset, instructions=[instruction])
     made_of = json.loads((world / PROVENANCE).read_text())
     if dataset.content_hash not in made_of.get("dataset_hashes", ()):
-        return starts, f"The world was not trained on this dataset: all {len(starts)} starts are used."
+        kept = _some(starts, most, seed)
+        return kept, f"The world was not trained on this dataset: {len(kept)} of its {len(starts)} starts are used."
     left_out = made_of.get("held_out") or {}
     fraction = float(left_out.get("fraction", 0.0))
     if fraction == 0.0:
@@ -89,7 +95,17 @@ def unseen_starts(dataset: Dataset, world: Path, instruction: str) -> tuple[list
     kept = [start for start in starts if start.source in ids]
     if not kept:
         raise StudyError(f"none of the {len(ids)} episodes that {world} has not seen is one of {instruction!r}")
-    return kept, f"{len(kept)} starts of episodes that the world was not trained on, of {len(starts)}."
+    used = _some(kept, most, seed)
+    return (
+        used,
+        f"{len(used)} starts, of {len(kept)} in episodes that the world was not trained on ({len(starts)} in all).",
+    )
+
+
+def _some(starts: list[Prompt], most: int, seed: int) -> list[Prompt]:
+    if not 0 < most < len(starts):
+        return starts
+    return [starts[i] for i in sorted(draw_starts(len(starts), most, derived_seed(seed, "starts")))]
 
 
 def imagine_policy(
