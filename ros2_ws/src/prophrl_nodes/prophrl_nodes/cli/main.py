@@ -23,7 +23,7 @@ class Command:
 COMMANDS = {
     "demo": Command("demo", "the whole pipeline on the digital twin: demonstrations, training, trials, report"),
     "doctor": Command("doctor", "check this machine and cell, and say what to do about what is wrong"),
-    "launch": Command("launch", "start a launch file: cell, calibrate, collect, policy, evaluate, replay"),
+    "launch": Command("launch", "start a launch file: cell, calibrate, collect, policy, evaluate, replay, offline_rl"),
     "calibrate": Command("calibrate", "calibrate camera, leader and gripper; check that the camera has not moved"),
     "bag": Command("bag", "look at, check, repair, pack and replay recorded episodes"),
     "dataset": Command("dataset", "turn bags into a dataset, export and import it; the datasets of others"),

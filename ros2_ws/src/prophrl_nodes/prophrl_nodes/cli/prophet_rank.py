@@ -76,10 +76,10 @@ def run(options: argparse.Namespace) -> int:
     print(table(rows, right=(1, 3)))
     found, interval = ranking.correlation, ranking.interval
     print(ranking.headline)
-    print(
-        f"two-sided p {found.p_two_sided:.2g} ({'exact' if found.exact else 'drawn orders'}); rho with other trials "
-        f"{interval.low:.2f} .. {interval.high:.2f} (90 %); imagined minus true {100 * ranking.bias:+.0f} points"
-    )
+    if interval.low == interval.low:
+        print(f"rho with other rollouts and trials of these policies: {interval.low:.2f} .. {interval.high:.2f} (90 %)")
+    exact = "exact" if found.exact else "from drawn orders"
+    print(f"two-sided p {found.p_two_sided:.2g} ({exact}); imagined minus true {100 * ranking.bias:+.0f} points")
     print(page)
     return 0
 

@@ -34,7 +34,7 @@ class Flow:
     """One flow in its folder.
 
     Args:
-        report: told about every change of progress.
+        report: told about every change of phase, step or message.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Flow:
         self.plan, self.at = plan, Folders(folder)
         self._progress = ProgressFile(folder)
         self._report = report
+        self._said: tuple[object, ...] = ()
 
     def run(self) -> FlowResult:
         """Run what is left; the result is also in the folder.
@@ -100,7 +101,9 @@ class Flow:
         return result
 
     def _say(self, phase: str, step: int, message: str) -> None:
-        self._report(self._progress.say(phase, step, self._steps(phase), message))
+        if (phase, step, message) != self._said:
+            self._said = (phase, step, message)
+            self._report(self._progress.say(phase, step, self._steps(phase), message))
 
     def _steps(self, phase: str) -> int:
         return {"world": self.plan.world_steps, "reinforce": self.plan.steps}.get(phase, 0)
