@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prophrl_nodes.offline.flow import failed_gates, outcome
+from prophrl_nodes.offline.flow import Flow, failed_gates, outcome
 from prophrl_nodes.offline.plan import OfflinePlan
-from prophrl_nodes.offline.result import FlowResult, read_result, write_result
+from prophrl_nodes.offline.result import FlowResult, is_finished, read_result, write_result
 from prophrl_nodes.offline.stages import Folders, dataset_stage, judge_of, last_step, world_stage
 
 
@@ -47,6 +47,17 @@ def test_results_come_back_from_disk(tmp_path: Path) -> None:
     result = FlowResult(True, "better", "somewhere", 0.25, 0.5)
     write_result(tmp_path, result)
     assert read_result(tmp_path) == result
+
+
+def test_a_finished_flow_gives_its_result_again_and_one_its_check_stopped_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "policy").mkdir()
+    plan = OfflinePlan((str(tmp_path / "bags"),), str(tmp_path / "policy"))  # no bags in it: any stage would fail
+    write_result(tmp_path, FlowResult(False, "the check says no"))
+    assert not is_finished(tmp_path)
+    result = FlowResult(True, "better", "somewhere", 0.25, 0.5)
+    write_result(tmp_path, result)
+    assert is_finished(tmp_path) and Flow(plan, tmp_path).run() == result
 
 
 def test_the_step_of_a_stage_is_that_of_its_last_whole_line(tmp_path: Path) -> None:

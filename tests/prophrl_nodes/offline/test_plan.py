@@ -36,10 +36,10 @@ def test_a_folder_with_another_plan_is_refused_and_says_what_differs(plan: Offli
         dataclasses.replace(plan, steps=5).settle(tmp_path / "out")
 
 
-def test_the_number_of_threads_may_change_between_runs(plan: OfflinePlan, tmp_path: Path) -> None:
+def test_threads_and_gates_may_change_between_runs(plan: OfflinePlan, tmp_path: Path) -> None:
     plan.settle(tmp_path / "out")
-    dataclasses.replace(plan, threads=2).settle(tmp_path / "out")
-    assert read_plan(tmp_path / "out").threads == 2
+    dataclasses.replace(plan, threads=2, gates=False).settle(tmp_path / "out")
+    assert read_plan(tmp_path / "out").threads == 2 and not read_plan(tmp_path / "out").gates
 
 
 def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:

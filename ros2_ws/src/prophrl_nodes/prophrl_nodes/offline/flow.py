@@ -17,7 +17,7 @@ from pathlib import Path
 from prophrl_nodes.offline.child import ChildFailed, run_child
 from prophrl_nodes.offline.plan import OfflinePlan, PlanError, read_plan
 from prophrl_nodes.offline.progress import FlowProgress, ProgressFile
-from prophrl_nodes.offline.result import FlowResult, write_result
+from prophrl_nodes.offline.result import FlowResult, is_finished, read_result, write_result
 from prophrl_nodes.offline.stages import (
     Folders,
     Stage,
@@ -46,12 +46,14 @@ class Flow:
         self._said: tuple[object, ...] = ()
 
     def run(self) -> FlowResult:
-        """Run what is left; the result is also in the folder.
+        """Run what is left; the result is also in the folder. A finished flow gives its result again.
 
         Raises:
             ChildFailed: a stage ended with an error.
             PlanError: the bags do not hold what the plan asks for.
         """
+        if is_finished(self.at.root):
+            return self._ended(read_result(self.at.root))
         self._do(dataset_stage(self.plan, self.at))
         instructions = self._instructions()
         self._do(world_stage(self.plan, self.at))

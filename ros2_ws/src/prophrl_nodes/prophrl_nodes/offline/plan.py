@@ -10,6 +10,8 @@ from typing import Any
 from prophrl_models.data.files import write_json
 
 PLAN_FILE = "plan.json"
+MAY_CHANGE = ("threads", "gates")
+"""Between two runs in one folder."""
 
 
 class PlanError(ValueError):
@@ -71,7 +73,8 @@ class OfflinePlan:
         now: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if file.is_file():
             then = json.loads(file.read_text(encoding="utf-8"))
-            changed = [f.name for f in fields(self) if then.get(f.name) != now[f.name] and f.name != "threads"]
+            names = [f.name for f in fields(self) if f.name not in MAY_CHANGE]
+            changed = [name for name in names if then.get(name) != now[name]]
             if changed:
                 what = "; ".join(f"{name} was {then.get(name)!r}, now {now[name]!r}" for name in changed)
                 raise PlanError(f"{folder} holds a run of another plan ({what}); take another output folder")

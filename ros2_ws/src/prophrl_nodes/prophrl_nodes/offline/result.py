@@ -34,6 +34,11 @@ def write_result(folder: Path, result: FlowResult) -> None:
     write_json(folder / RESULT_FILE, asdict(result))
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether reinforcement came to its end there; a flow that its check stopped can still go on, without gates."""
+    return (folder / RESULT_FILE).is_file() and bool(read_result(folder).checkpoint)
+
+
 def read_result(folder: Path) -> FlowResult:
     """The result of a finished flow.
 
