@@ -88,7 +88,8 @@ def test_files_of_dead_processes_are_removed_and_those_of_live_ones_kept(tmp_pat
 def test_every_executable_is_the_one_shim_and_names_a_module(tmp_path: Path) -> None:
     names = sorted(path.name for path in SCRIPTS.iterdir())
     expected = (
-        "arm calibrator camera drift executor gello lab overlay policy recorder replay session teleop transforms trials"
+        "arm calibrator camera drift executor gello lab offline_rl overlay policy recorder replay session teleop "
+        "transforms trials"
     )
     assert names == expected.split()
     modules = Path(environment.__file__).parent / "nodes"
