@@ -3,6 +3,7 @@
   prophrl dataset build runs/collect/bags runs/dataset          successes only
   prophrl dataset build bags runs/all --outcome success --outcome failure --discarded       for world models
   prophrl dataset info runs/dataset
+  prophrl dataset select runs/monday runs/tuesday runs/both --outcome success --count 20
   prophrl dataset export runs/dataset runs/lerobot --workers 2
   prophrl dataset import runs/lerobot runs/again
   prophrl dataset sources
@@ -18,14 +19,21 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from prophrl_nodes.cli import dataset_check, dataset_export, dataset_import, dataset_mixture, dataset_sources
+from prophrl_nodes.cli import (
+    dataset_check,
+    dataset_export,
+    dataset_import,
+    dataset_mixture,
+    dataset_select,
+    dataset_sources,
+)
 from prophrl_nodes.cli.output import megabytes, print_json, table
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="{build,info,export,import,sources,check,mixture}"
+        dest="verb", required=True, metavar="{build,info,select,export,import,sources,check,mixture}"
     )
     build = verbs.add_parser("build", help="convert bags into a dataset folder")
     build.add_argument("bags", nargs="+", type=Path, metavar="BAGS", help="bags, or folders of bags")
@@ -43,6 +51,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     info.add_argument("dataset", type=Path, metavar="DATASET")
     for verb in (build, info):
         verb.add_argument("--json", action="store_true", help="print JSON")
+    dataset_select.register(verbs.add_parser("select", help="some episodes of datasets, or several datasets, as one"))
     dataset_export.register(verbs.add_parser("export", help="write a dataset as a LeRobotDataset v3.0 folder"))
     dataset_import.register(verbs.add_parser("import", help="read such a folder back"))
     dataset_sources.register(verbs.add_parser("sources", help="the paper's datasets: what their numbers mean"))
@@ -52,7 +61,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl dataset``."""
-    verbs = {"build": _build, "info": _info, "export": dataset_export.run, "import": dataset_import.run}
+    verbs = {"build": _build, "info": _info, "select": dataset_select.run}
+    verbs |= {"export": dataset_export.run, "import": dataset_import.run}
     verbs |= {"sources": dataset_sources.run, "check": dataset_check.run, "mixture": dataset_mixture.run}
     return verbs[options.verb](options)
 
