@@ -138,7 +138,8 @@ class PolicySpec:
         image_height, image_width: size of the observation image in pixels.
         instructions: the instructions of the training set, verbatim.
         prompt: template around the instruction for policies with a language model.
-        state_source: "measured", or "integrated" from the policy's own actions (``training.state_source``).
+        state_source: "measured", or in part ("commanded_opening") or whole ("integrated") counted from the policy's own
+            actions (``training.state_source``).
     """
 
     convention: ActionConvention

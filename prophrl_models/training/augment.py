@@ -1,4 +1,4 @@
-"""What is varied in a training batch: light, and where the hand happens to be.
+"""What is varied in a training batch: light, sharpness, and where the hand happens to be.
 
 The hand's place is varied together with the actions: a displaced state gets the demonstrated motion plus the way back
 to it. So the policy learns to return to the demonstrated path, which no flawless demonstration shows.
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from prophrl_models.policies.interface import Inputs, TrainingBatch
 
@@ -23,6 +24,9 @@ class AugmentOptions:
         pixel_noise: standard deviation of pixel noise (0-255 scale).
         position_m: standard deviation of the hand's displacement, along each axis.
         return_steps: steps over which the way back is spread.
+        coarse_share: part of the rows whose picture is resampled coarsely, as a world model of small pictures shows it;
+            for policies that are to be reinforced in one.
+        coarse_scale: the coarsest such picture, relative to the policy's.
     """
 
     brightness: float = 0.1
@@ -31,6 +35,8 @@ class AugmentOptions:
     pixel_noise: float = 3.0
     position_m: float = 0.008
     return_steps: int = 6
+    coarse_share: float = 0.0
+    coarse_scale: float = 0.5
 
 
 def vary_light(image_BCHW: Tensor, options: AugmentOptions, generator: torch.Generator) -> Tensor:
@@ -47,6 +53,21 @@ def vary_light(image_BCHW: Tensor, options: AugmentOptions, generator: torch.Gen
         field = options.pixel_noise * torch.randn(1, *image.shape[1:], generator=generator)
         shifts = torch.randint(0, image.shape[-1], (B,), generator=generator).tolist()
         image = image + torch.cat([field.roll(shift, dims=-1) for shift in shifts])
+    return image
+
+
+def coarsen(image_BCHW: Tensor, options: AugmentOptions, generator: torch.Generator) -> Tensor:
+    """Images of which ``coarse_share`` went through a smaller size, between ``coarse_scale`` and their own."""
+    height, width = image_BCHW.shape[2:]
+    scale = options.coarse_scale + (1.0 - options.coarse_scale) * float(torch.rand((), generator=generator))
+    chosen = torch.rand(len(image_BCHW), generator=generator) < options.coarse_share
+    if not chosen.any():
+        return image_BCHW
+    small = F.interpolate(
+        image_BCHW[chosen], (max(1, round(scale * height)), max(1, round(scale * width))), mode="area"
+    )
+    image = image_BCHW.clone()
+    image[chosen] = F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
     return image
 
 
@@ -72,6 +93,8 @@ def displace_hand(
 def augment(batch: TrainingBatch, options: AugmentOptions, generator: torch.Generator) -> TrainingBatch:
     """A varied copy of a batch (positions must be additive: any convention whose deltas are in the base frame)."""
     image = vary_light(batch.inputs.image, options, generator)
+    if options.coarse_share > 0.0:
+        image = coarsen(image, options, generator)
     state, chunk = batch.inputs.state_B7, batch.actions_BCD
     if options.position_m > 0.0:
         state, chunk = displace_hand(state, chunk, options, generator)

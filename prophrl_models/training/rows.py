@@ -19,7 +19,7 @@ from prophrl_models.data.episode import ACTION_DIM, ACTION_NAMES, STATE_DIM, STA
 from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH
 from prophrl_models.training.frames import EpisodeRows, FrameOptions, episode_rows
 from prophrl_models.training.settings import TrainingError
-from prophrl_models.training.state_source import check_state_source, integrated_states
+from prophrl_models.training.state_source import check_state_source, training_states
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,8 @@ class DatasetRows:
                 rows = episode_rows(episode, options)
             except ValueError as error:
                 raise TrainingError(f"{dataset.folder}: {error}") from error
-            if state_source == "integrated":
-                states = integrated_states(rows.state_T7[0], rows.chunk_TCD[:, 0], dataset.convention)
-                rows = replace(rows, state_T7=states)
+            states = training_states(rows.state_T7, rows.chunk_TCD[:, 0], state_source, dataset.convention)
+            rows = replace(rows, state_T7=states)
             self._episodes.append(rows)
             self._instructions.append(episode.instruction)
             copies = np.round(rows.sampling_T).astype(np.int64) * (rows.weight_T > 0)

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ from prophrl_models.training.frames import (
 from prophrl_models.training.loop import Loop, LoopOptions, Progress
 from prophrl_models.training.run_folder import CHECKPOINT_FOLDER
 from prophrl_models.training.settings import TrainingError, read_settings, settings_from
+from prophrl_models.training.state_source import training_states
 
 CALIBRATION_FILE = "calibration.yaml"
 
@@ -56,6 +57,8 @@ class SftConfig:
         cumulative_weight: weight of errors that add up over a chunk, see ``flow.flow_loss``.
         num_steps: denoising steps K of the policy.
         threads: CPU threads; 0 leaves torch's own choice.
+        state_source: what the policy's state is, see ``state_source``; "commanded_opening" if reinforcement in a world
+            model is to follow.
         loop, frames, augment, tiny: see there. ``tiny.reference_euler`` is fitted to the data.
     """
 
@@ -64,6 +67,7 @@ class SftConfig:
     cumulative_weight: float = 0.05
     num_steps: int = 10
     threads: int = 0
+    state_source: Literal["measured", "commanded_opening", "integrated"] = "measured"
     loop: LoopOptions = field(default_factory=LoopOptions)
     frames: FrameOptions = field(default_factory=FrameOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
@@ -116,7 +120,7 @@ def train_policy(
         torch.set_num_threads(config.threads)
     if dataset.convention is ActionConvention.LOCAL_FRAME_DELTA and config.augment.position_m > 0.0:
         raise TrainingError("augment.position_m displaces hands in the base frame, local deltas need 0; set it to 0")
-    rows = dataset_rows(dataset, config.frames)
+    rows = dataset_rows(dataset, config.frames, config.state_source)
     policy = build_policy(dataset, rows, config, camera)
     training_set = build_training_set(dataset, rows, policy)
     loop = Loop(policy, config.loop, out_dir, _fingerprint(dataset, config, camera))
@@ -137,13 +141,19 @@ def train_policy(
     return folder
 
 
-def dataset_rows(dataset: Dataset, options: FrameOptions) -> list[EpisodeRows]:
-    """Training rows of all episodes, in the dataset's order.
+def dataset_rows(dataset: Dataset, options: FrameOptions, state_source: str = "measured") -> list[EpisodeRows]:
+    """Training rows of all episodes, in the dataset's order, with the states that the policy is to see.
 
     Raises:
         TrainingError: nothing is left to learn from.
     """
     rows = [episode_rows(episode, options) for episode in dataset]
+    rows = [
+        dataclasses.replace(
+            r, state_T7=training_states(r.state_T7, r.chunk_TCD[:, 0], state_source, dataset.convention)
+        )
+        for r in rows
+    ]
     if not any(row.weight_T.any() for row in rows):
         raise TrainingError(f"no step of {dataset.folder} can be trained on: all of them lie near gaps in the streams")
     return rows
@@ -160,6 +170,7 @@ def build_policy(dataset: Dataset, rows: list[EpisodeRows], config: SftConfig, c
         chunk=config.frames.chunk,
         num_steps=config.num_steps,
         instructions=dataset.instructions,
+        state_source=config.state_source,
     )
     with torch.random.fork_rng():
         torch.manual_seed(config.loop.seed)

@@ -1,9 +1,13 @@
-"""Where a policy's state comes from: measured at every step, or counted from its own actions.
+"""Where a policy's state comes from: measured at every step, or in part or whole counted from its own actions.
 
-Source: the paper's real-robot set-up. There the policy gets the measured state once, at the start; afterwards its state
-is the time integral of its own deltas (the opening is the commanded one), because inside a world model nothing can be
-measured. A policy that is to be trained in imagination must live with that state from the beginning, so training rows
-and the running robot use the one class below.
+"integrated" is the paper's real-robot set-up: the policy gets the measured state once, at the start; afterwards its state
+is the time integral of its own deltas and the opening is the commanded one, because inside a world model nothing can be
+measured. "commanded_opening" is the half of it that matters most: poses hardly differ, since a robot goes where it is
+sent, but fingers that hold something stand open though they were told to close. Such a policy sees in imagination what it
+sees on the robot, and still knows where its hand is.
+
+A policy that is to be trained in imagination must live with such a state from the beginning, so training rows and the
+running robot use the code below.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from calibration.poses import ActionConvention, from_euler, integrate, to_euler, wrap_angle
 
-STATE_SOURCES = ("measured", "integrated")
+STATE_SOURCES = ("measured", "commanded_opening", "integrated")
 """Values of ``PolicySpec.state_source``."""
 
 
@@ -92,6 +96,28 @@ def integrated_states(initial_7: ArrayLike, actions_TD: ArrayLike, convention: A
         states.append(counter.state_7)
         counter.advance(action)
     return np.stack(states) if states else np.zeros((0, 7), np.float32)
+
+
+def training_states(
+    state_T7: NDArray[np.float32], actions_TD: ArrayLike, source: str, convention: ActionConvention
+) -> NDArray[np.float32]:
+    """The states [T, 7] of T training rows as the policy will be shown them.
+
+    Args:
+        state_T7: measured before each action.
+        actions_TD: the action of each row.
+        source: one of ``STATE_SOURCES``.
+
+    Raises:
+        ValueError: another source.
+    """
+    if check_state_source(source) == "measured" or not len(state_T7):
+        return state_T7
+    if source == "integrated":
+        return integrated_states(state_T7[0], actions_TD, convention)
+    shown = state_T7.copy()
+    shown[1:, 6] = np.asarray(actions_TD, dtype=np.float32)[:-1, 6]
+    return shown
 
 
 def _seven(values: ArrayLike, what: str) -> NDArray[np.float64]:

@@ -70,7 +70,7 @@ class VlaConfig:
         noise_samples, cumulative_weight: see ``TrainingBatch``.
         num_steps: denoising steps K that the policy deploys with.
         scaling: units of actions and states inside the policy, see ``vla_policy.vla_scalings``.
-        state_source: "measured" or "integrated", see ``state_source``.
+        state_source: "measured", "commanded_opening" or "integrated", see ``state_source``.
         workers: threads that read rows.
         policy_options: sizes that differ from the published ones, by field of the policy's configuration.
         loop, frames, augment: see there.
@@ -86,7 +86,7 @@ class VlaConfig:
     cumulative_weight: float = 0.0
     num_steps: int = 10
     scaling: ScalingMode = "quantile"
-    state_source: Literal["measured", "integrated"] = "measured"
+    state_source: Literal["measured", "commanded_opening", "integrated"] = "measured"
     workers: int = 4
     policy_options: Mapping[str, Any] = field(default_factory=dict)
     loop: LoopOptions = field(

@@ -16,6 +16,7 @@ SPEC = PolicySpec(
     ActionConvention.ABSOLUTE_POSE_DIFFERENCE, Scaling((0.0,) * 7, (1.0,) * 7), Scaling((0.0,) * 7, (1.0,) * 7)
 )
 INTEGRATED = dataclasses.replace(SPEC, state_source="integrated")
+COMMANDED = dataclasses.replace(SPEC, state_source="commanded_opening")
 STEP = np.array([[0.01, 0.0, -0.02, 0.0, 0.0, 0.1, 0.25]], dtype=np.float32)
 
 
@@ -63,3 +64,21 @@ def test_a_new_run_starts_from_what_is_measured_then() -> None:
 def test_an_integrated_state_and_overlapping_chunks_are_refused() -> None:
     with pytest.raises(ValueError, match="needs chunking 'synchronous'"):
         StateFeed(INTEGRATED, real_time=True)
+
+
+def test_a_commanded_opening_replaces_the_measured_one_and_nothing_else() -> None:
+    feed = StateFeed(COMMANDED)
+    feed.begin()
+    first = seen(-0.6)
+    np.testing.assert_array_equal(feed.observe(first, taken=False).state_7, first.state_7)
+    feed.sent(np.concatenate([STEP, STEP * [1, 1, 1, 1, 1, 1, 0]]))  # the last row says: close
+    holding = seen(-0.5)  # fingers stand open around what they hold
+    shown = feed.observe(holding, taken=True).state_7
+    np.testing.assert_array_equal(shown[:6], holding.state_7[:6])
+    assert shown[6] == 0.0
+    feed.sent(STEP)
+    assert feed.observe(seen(-0.5), taken=False).state_7[6] == 0.0, "refused rows command nothing"
+    feed.begin()
+    assert feed.observe(seen(-0.5), taken=False).state_7[6] == 1.0
+    with pytest.raises(ValueError, match="state_source commanded_opening"):
+        StateFeed(COMMANDED, real_time=True)

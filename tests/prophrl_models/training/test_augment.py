@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from prophrl_models.policies.interface import Inputs, TrainingBatch
-from prophrl_models.training.augment import AugmentOptions, augment, displace_hand, vary_light
+from prophrl_models.training.augment import AugmentOptions, augment, coarsen, displace_hand, vary_light
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -75,3 +75,14 @@ def test_same_generator_state_gives_the_same_rows() -> None:
     a, b, c = (augment(batch, replace(AugmentOptions()), generator(seed)) for seed in (5, 5, 6))
     assert torch.equal(a.inputs.image, b.inputs.image) and torch.equal(a.inputs.state_B7, b.inputs.state_B7)
     assert not torch.equal(a.inputs.image, c.inputs.image)
+
+
+def test_coarse_pictures_lose_fine_detail_and_keep_their_mean() -> None:
+    image = torch.randint(0, 255, (64, 3, 24, 32), generator=generator(), dtype=torch.uint8).float()
+    coarse = coarsen(image, AugmentOptions(coarse_share=0.5, coarse_scale=0.5), generator(3))
+    changed = (coarse != image).flatten(1).any(1)
+    assert 16 < int(changed.sum()) < 48, "about half of the rows"
+    assert float(coarse[changed].std()) < 0.8 * float(image[changed].std())
+    torch.testing.assert_close(coarse.mean((1, 2, 3)), image.mean((1, 2, 3)), atol=2.0, rtol=0.0)
+    flat = torch.full((2, 3, 24, 32), 80.0)
+    torch.testing.assert_close(coarsen(flat, AugmentOptions(coarse_share=1.0), generator()), flat)

@@ -11,7 +11,12 @@ from scipy.spatial.transform import Rotation
 from calibration.poses import ActionConvention, difference, from_euler
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.training.rows import DatasetRows
-from prophrl_models.training.state_source import IntegratedState, check_state_source, integrated_states
+from prophrl_models.training.state_source import (
+    IntegratedState,
+    check_state_source,
+    integrated_states,
+    training_states,
+)
 from tests.helpers.small_runs import FRAMES
 
 
@@ -80,5 +85,18 @@ def test_misuse_is_refused() -> None:
     state.start(np.zeros(7))
     with pytest.raises(ValueError, match="an action"):
         state.advance([np.nan] * 7)
-    with pytest.raises(ValueError, match="measured, integrated"):
+    with pytest.raises(ValueError, match="measured, commanded_opening, integrated"):
         check_state_source("guessed")
+
+
+def test_rows_with_a_commanded_opening_keep_every_measured_pose() -> None:
+    states = path(steps=12).astype(np.float32)
+    actions = np.random.default_rng(1).normal(size=(12, 7))
+    shown = training_states(states, actions, "commanded_opening", ActionConvention.ABSOLUTE_POSE_DIFFERENCE)
+    np.testing.assert_array_equal(shown[:, :6], states[:, :6])
+    np.testing.assert_array_equal(shown[1:, 6], actions[:-1, 6].astype(np.float32))
+    assert shown[0, 6] == states[0, 6], "nothing was commanded yet"
+    same = training_states(states, actions, "measured", ActionConvention.ABSOLUTE_POSE_DIFFERENCE)
+    np.testing.assert_array_equal(same, states)
+    with pytest.raises(ValueError, match="choose one of measured, commanded_opening"):
+        training_states(states, actions, "guessed", ActionConvention.ABSOLUTE_POSE_DIFFERENCE)

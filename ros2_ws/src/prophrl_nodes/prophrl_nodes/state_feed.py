@@ -20,25 +20,29 @@ class StateFeed:
         real_time: chunks overlap, so that nobody can say which rows had been executed when an observation was taken.
 
     Raises:
-        ValueError: an integrated state cannot be had with overlapping chunks.
+        ValueError: a state that follows from actions cannot be had with overlapping chunks.
     """
 
     def __init__(self, spec: PolicySpec, real_time: bool = False) -> None:
-        if real_time and spec.state_source == "integrated":
+        if real_time and spec.state_source != "measured":
             raise ValueError(
-                "this policy counts its state from executed chunks (state_source integrated), which needs chunking "
-                "'synchronous'; train it with state_source measured for real-time chunking"
+                f"this policy's state follows from executed chunks (state_source {spec.state_source}), which needs "
+                "chunking 'synchronous'; train it with state_source measured for real-time chunking"
             )
+        self._only_opening = spec.state_source == "commanded_opening"
+        self._opening: float | None = None
         self._state = IntegratedState(spec.convention) if spec.state_source == "integrated" else None
         self._sent: NDArray[np.float32] | None = None
         self._begun = False
 
     def begin(self) -> None:
         """A run begins: the next observation's measured state is where counting starts."""
-        self._begun, self._sent = False, None
+        self._begun, self._sent, self._opening = False, None, None
 
     def observe(self, observation: Observation, taken: bool) -> Observation:
         """The observation as the policy is to see it; ``taken``: the rows sent last were executed, not refused."""
+        if self._only_opening:
+            return self._with_commanded_opening(observation, taken)
         if self._state is None:
             return observation
         if not self._begun:
@@ -52,3 +56,13 @@ class StateFeed:
     def sent(self, actions_ND: NDArray[np.float32]) -> None:
         """These rows went out to be executed."""
         self._sent = actions_ND
+
+    def _with_commanded_opening(self, observation: Observation, taken: bool) -> Observation:
+        if taken and self._sent is not None and len(self._sent):
+            self._opening = float(self._sent[-1, 6])
+        self._sent = None
+        if self._opening is None:
+            return observation
+        state = observation.state_7.copy()
+        state[6] = self._opening
+        return replace(observation, state_7=state)
