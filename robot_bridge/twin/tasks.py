@@ -297,6 +297,17 @@ def sample_placement(task_id: str, rng: np.random.Generator) -> Placement:
     raise RuntimeError(f"no placement of {task_id} found in 10000 draws; its separation does not fit the workspace")
 
 
+def training_placements(task_id: str, n: int, seed: int) -> list[Placement]:
+    """n training placements (``sample_placement``); a longer list begins as a shorter one of the same seed.
+
+    Raises:
+        ValueError: unknown task or n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    return [sample_placement(task_id, np.random.default_rng((seed, k))) for k in range(n)]
+
+
 def held_out_placements(task_id: str, n: int = 20) -> list[Placement]:
     """The first n evaluation placements on the predefined table grid, the same on every machine.
 

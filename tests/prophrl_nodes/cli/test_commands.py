@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import pytest
 from prophrl_nodes.cli.main import main
 from prophrl_nodes.recorder.episode import EpisodeInfo, EpisodeStore
 from prophrl_nodes.recorder.writer import BagWriter
+
+from robot_bridge.twin.tasks import HELD_OUT_CLEARANCE_M
 
 
 @pytest.fixture
@@ -118,6 +121,18 @@ def test_trials_are_planned_once_and_sealed_until_they_are_done(
     assert status == {"task": "place_cube", "trials": 6, "done": 0, "void": 0, "next": "t001"}
     assert main(["trials", "report", folder]) == 1
     assert "results stay sealed until then" in capsys.readouterr().err
+
+
+def test_a_plan_for_gathering_data_stays_away_from_the_held_out_places(tmp_path: Path) -> None:
+    def primary(name: str) -> list[tuple[float, float]]:
+        plan = json.loads((tmp_path / name / "plan.json").read_text())
+        return [tuple(place["objects"]["bottle"][:2]) for place in plan["placements"]]
+
+    words = ["--task", "grasp_bottle", "--trials", "20"]
+    assert main(["trials", "plan", str(tmp_path / "held_out"), *words]) == 0
+    assert main(["trials", "plan", str(tmp_path / "play"), *words, "--play", "--seed", "3"]) == 0
+    distances = [math.dist(a, b) for a in primary("play") for b in primary("held_out")]
+    assert min(distances) >= HELD_OUT_CLEARANCE_M - 1e-9
 
 
 @pytest.fixture

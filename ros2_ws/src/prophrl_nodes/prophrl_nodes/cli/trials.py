@@ -4,6 +4,7 @@
   prophrl launch evaluate checkpoint:=runs/training/policy plan:=runs/trials/plan.json output:=runs/trials
   prophrl trials status runs/trials
   prophrl trials report runs/trials
+  prophrl trials plan runs/play --task place_cube --trials 40 --play       a policy's own attempts, as data
   prophrl trials latency runs/training/policy --task place_cube --latency 0 100 300     in simulated time
   prophrl trials fast runs/sft/policy runs/rl/policy --task place_cube --trials 100     in simulated time, compared
 
@@ -30,6 +31,11 @@ def register(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--policy", action="append", metavar="NAME", help="policy in the comparison; may be repeated")
     plan.add_argument("--runs", type=int, default=1, help="how often every policy meets every placement (default: 1)")
     plan.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
+    plan.add_argument(
+        "--play",
+        action="store_true",
+        help="placements like those of demonstrations: for gathering data, not for judging",
+    )
     plan.add_argument("--max-duration", type=float, metavar="S", help="time limit of a trial (default: the task's)")
     status = verbs.add_parser("status", help="how far the plan is; results stay sealed until the last trial")
     report = verbs.add_parser("report", help="write report.html, report.json and videos into the folder")
@@ -63,14 +69,18 @@ def run(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from prophrl_models.trials.plan import make_plan
     from prophrl_nodes.cli.tasks import check_tasks
-    from robot_bridge.twin.tasks import get_task, held_out_placements
+    from robot_bridge.twin.tasks import get_task, held_out_placements, training_placements
 
     check_tasks([options.task])
     task = get_task(options.task)
+    if options.play:
+        placements = training_placements(task.id, options.trials, options.seed)
+    else:
+        placements = held_out_placements(task.id, options.trials)
     plan, key = make_plan(
         task.id,
         task.instruction,
-        [placement.to_json() for placement in held_out_placements(task.id, options.trials)],
+        [placement.to_json() for placement in placements],
         options.policy or ["policy"],
         seed=options.seed,
         runs=options.runs,
