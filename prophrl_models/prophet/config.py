@@ -67,6 +67,8 @@ class NetworkConfig:
         action_frames: "none"; "pooled", the paper's stream (spec 4.4), one vector for each latent frame; or "patch",
             pixel-aligned, added to the tokens.
         memory: how the history enters (spec 4.5), or None for no history.
+        anchored: the network says how the known frame changes (``anchor``), not what the clip is; for networks that are
+            trained from nothing.
     """
 
     width: int = 2048
@@ -86,6 +88,7 @@ class NetworkConfig:
     scalar_actions: bool = True
     action_frames: str = "pooled"
     memory: MemoryConfig | None = field(default_factory=MemoryConfig)
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         if self.width != self.heads * self.head_dim:
@@ -242,6 +245,7 @@ def preset(name: str) -> ProphetConfig:
             text=False,
             memory=memory,
             action_frames="patch",
+            anchored=True,
         )
         return ProphetConfig(name, replace(network, rope_scale=(1.0, 1.0, 1.0)), CodecConfig(kind="small"), 96, 128)
     if name == "base":

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from prophrl_models.prophet.anchor import anchored_input, anchored_velocity
 from prophrl_models.prophet.attention import attend, rotary_tables, rotate
 from prophrl_models.prophet.conditioning import PatchActionFrames, PooledActionFrames, ScalarActions
 from prophrl_models.prophet.config import NetworkConfig
@@ -134,7 +135,7 @@ class Prophet(nn.Module):
         super().__init__()
         self.config = config
         C, D = config.latent_channels, config.width
-        self.patch_embed = CosmosPatchEmbed(C + 2, D, config.patch, bias=False)
+        self.patch_embed = CosmosPatchEmbed((2 * C if config.anchored else C) + 2, D, config.patch, bias=False)
         self.time_embed = CosmosEmbedding(D, D)
         self.transformer_blocks = nn.ModuleList(ProphetBlock(config) for _ in range(config.blocks))
         self.norm_out = CosmosAdaLayerNorm(D, config.adaln_lora_dim)
@@ -183,7 +184,8 @@ class Prophet(nn.Module):
         condition_L[0] = 1.0
         # Channel 16 marks the condition frame, channel 17 padded places, of which there are none.
         marks = torch.stack([condition_L, torch.zeros_like(condition_L)])[None, :, :, None, None].expand(B, 2, L, H, W)
-        tokens = self.patch_embed(torch.cat([latent_BCLHW.to(stored), marks], dim=1)).flatten(1, 3).to(stored)
+        shown = anchored_input(latent_BCLHW, t_BL) if self.config.anchored else latent_BCLHW
+        tokens = self.patch_embed(torch.cat([shown.to(stored), marks], dim=1)).flatten(1, 3).to(stored)
         if frame_latent_BCLHW is not None and isinstance(self.action_frames, PatchActionFrames):
             tokens = tokens + self.action_frames(frame_latent_BCLHW.to(stored)).to(stored)
         time, adaln = self._time(t_BL, condition_L, actions_BAX, frame_latent_BCLHW)
@@ -204,7 +206,10 @@ class Prophet(nn.Module):
         shift_scale = norm.linear_2(norm.linear_1(time)) + adaln[..., : 2 * self.config.width]
         shift, scale = shift_scale.unsqueeze(2).chunk(2, dim=-1)
         out = self.proj_out(_shifted(norm.norm, tokens, shift, scale))
-        return self._image(out, size).to(latent_BCLHW.dtype)
+        image = self._image(out, size)
+        if self.config.anchored:
+            image = anchored_velocity(image, latent_BCLHW, t_BL)
+        return image.to(latent_BCLHW.dtype)
 
     def _time(
         self, t_BL: Tensor, condition_L: Tensor, actions_BAX: Tensor | None, frame_latent_BCLHW: Tensor | None
