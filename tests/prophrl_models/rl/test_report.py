@@ -74,7 +74,7 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
 
 
 def test_presets_take_four_updates_of_each_batch() -> None:
-    for file in PRESETS.glob("*.yaml"):
+    for file in {*PRESETS.glob("*.yaml")} - {PRESETS / "ablation.yaml"}:  # that one is a plan of such settings
         assert load_settings(file).updates_per_step >= 4, file.name
     paper = load_settings(PRESETS / "paper.yaml")
     assert paper.rollout.prompts * paper.rollout.group_size == 256 and paper.steps == 100

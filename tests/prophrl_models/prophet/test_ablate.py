@@ -1,0 +1,186 @@
+"""Ablations of the world model: arms that differ, findings that follow from the numbers, a sound page."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prophrl_models.prophet.ablate import (
+    ARMS,
+    DEFAULT_ARMS,
+    AblationError,
+    arm_settings,
+    check_seeds,
+    chosen_arms,
+    network_of,
+)
+from prophrl_models.prophet.ablate_report import write_ablation_report
+from prophrl_models.prophet.ablate_result import PROTOCOLS, SHOWN, AblationResult, ArmResult, Run, read_run
+from prophrl_models.prophet.evaluate import BASELINE
+from prophrl_models.prophet.metrics import METRICS
+from prophrl_models.prophet.network import Prophet
+from prophrl_models.prophet.train_settings import ProphetTrainConfig
+
+TINY = ProphetTrainConfig(size="tiny", held_out=0.2)
+GOOD = {"psnr_db": 25.0, "ssim": 0.8, "tssim": 0.7, "epe_px": 0.4, "cosine": 0.5, "cosine_half_px": 0.6}
+
+
+def facts(shift: float, *, seed: int = 0, still_cosine: float | None = None) -> dict[str, Any]:
+    """What an evaluation writes: every metric ``shift`` better than GOOD."""
+
+    def scores(values: dict[str, float | None]) -> dict[str, Any]:
+        return {name: {"mean": {"mean": value, "deviation": None, "count": 1}} for name, value in values.items()}
+
+    def row(name: str, values: dict[str, float | None]) -> dict[str, Any]:
+        curves = {metric: [[value] * 4] for metric, value in values.items()}
+        return {"name": name, **{p: scores(values) for p in PROTOCOLS}, "horizon": curves}
+
+    ours = {n: v + (shift if METRICS[n].higher_is_better else -shift) for n, v in GOOD.items()}
+    still: dict[str, float | None] = {**GOOD, "epe_px": 1.0, "cosine": still_cosine, "cosine_half_px": still_cosine}
+    return {
+        "rows": [row(BASELINE, still), row("model", dict(ours))],
+        "clips": {PROTOCOLS[0]: [["a", 0, 4]]},
+        "settings": {"seed": seed, "chunks": 1},
+        "dataset": {"folder": "reaches", "content_hash": "abc"},
+        "held_out": ["a"],
+        "actions": 4,
+        "rate_hz": 10.0,
+    }
+
+
+def arm(name: str, shifts: Sequence[float]) -> ArmResult:
+    runs = tuple(Run(k, f"runs/{name}/seed_{k}", facts(shift)) for k, shift in enumerate(shifts))
+    return ArmResult(ARMS[name], runs, 1_250_000)
+
+
+def result(**arms: Sequence[float]) -> AblationResult:
+    return AblationResult(tuple(arm(name, shifts) for name, shifts in arms.items()), (0, 1))
+
+
+def test_every_arm_is_another_network_and_leaves_out_what_its_name_says() -> None:
+    networks = {name: network_of(c) for name, c in arm_settings(TINY, list(ARMS.values())).items()}
+    assert len(set(networks.values())) == len(ARMS) == 6 and set(DEFAULT_ARMS) < set(ARMS)
+    for name, (history, frames, numbers) in {
+        "full": (True, True, True), "no_history": (False, True, True), "no_frames": (True, False, True),
+        "no_numbers": (True, True, False), "no_actions_at_all": (True, False, False), "base": (False, False, False),
+    }.items():  # fmt: skip
+        network = Prophet(networks[name])
+        found = [getattr(network, part) is not None for part in ("memory", "action_frames", "scalar_actions")]
+        assert found == [history, frames, numbers], name
+    assert not Prophet(networks["base"]).new_parameters()
+
+
+def test_arms_that_would_be_the_same_and_studies_that_cannot_be_measured_are_refused() -> None:
+    both = chosen_arms(["full", "no_history"])
+    with pytest.raises(AblationError, match="full and no_history are the same network"):
+        arm_settings(replace(TINY, network={"memory": None}), both)
+    with pytest.raises(AblationError, match="nothing is held out"):
+        arm_settings(replace(TINY, held_out=0.0), both)
+    for names in (["full"], ["full", "full"]):
+        with pytest.raises(AblationError, match="at least two different arms"):
+            chosen_arms(names)
+    with pytest.raises(AblationError, match="no arm 'no_memory'; choose from full"):
+        chosen_arms(["full", "no_memory"])
+    with pytest.raises(AblationError, match="different numbers"):
+        check_seeds([1, 1])
+
+
+def test_a_difference_counts_only_beyond_the_spread_of_single_trainings() -> None:
+    # Means 0.10 and 0.00 with deviations sqrt(2) * 0.01 each: the spread of a difference is 0.02.
+    clear = result(full=(0.09, 0.11), base=(-0.01, 0.01)).comparisons
+    assert {c.verdict for c in clear} == {"better"}
+    assert clear[0].margin == pytest.approx(0.1) and clear[0].spread == pytest.approx(0.02)
+    noisy = result(full=(0.0, 0.2), base=(-0.01, 0.01)).comparisons  # spread 0.142
+    assert {c.verdict for c in noisy} == {"within"}
+    behind = result(full=(-0.11, -0.09), base=(-0.01, 0.01)).comparisons
+    assert {c.verdict for c in behind} == {"worse"}
+    single = result(full=(0.1,), base=(0.0,)).comparisons
+    assert {c.verdict for c in single} == {"unknown"}
+
+
+def test_the_finding_follows_the_numbers() -> None:
+    won = result(full=(0.09, 0.11), no_history=(0.0, 0.01), base=(-0.01, 0.01))
+    assert won.headline == "full wins on EPE and cosine by more than the seed spread"
+    assert won.sentences[0].startswith("full beats every other arm on EPE and cosine")
+    lost = result(full=(0.09, 0.11), no_history=(0.29, 0.31), base=(-0.01, 0.01))
+    assert lost.headline == "full does not win throughout: 6 of 12 comparisons on EPE and cosine"
+    assert "6 better by more than the seed spread, 6 worse by more than it" in lost.sentences[0]
+    assert lost.sentences[1].startswith("Against no_history: worse in EPE (single chunk) -0.2000 ± 0.0200")
+    single = result(full=(0.1,), base=(0.0,))
+    assert single.headline == "full is ahead in 6 of 6 comparisons; the seed spread is not known yet"
+    assert "spread unknown" in single.sentences[1]
+    # A still video has no flow to compare: EPE is all there is.
+    assert "nothing to compare in cos (single chunk)" in won.sentences[-1]
+    assert "better in EPE (single chunk) +0.7000" in won.sentences[-1]
+
+
+def test_trainings_that_were_measured_differently_are_not_compared() -> None:
+    other = ArmResult(ARMS["base"], (Run(0, "x", facts(0.0, seed=1)),))
+    with pytest.raises(AblationError, match="cannot be compared"):
+        AblationResult((arm("full", (0.1,)), other), (0,))
+    with pytest.raises(AblationError, match="no training of this ablation is finished"):
+        AblationResult((), (0,))
+
+
+class Balanced(HTMLParser):
+    """Insists on elements that are closed in order."""
+
+    VOID = ("meta", "br", "source")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_and_facts_hold_what_was_measured(tmp_path: Path) -> None:
+    found = replace(
+        result(full=(0.09, 0.11), base=(-0.01, 0.01)), missing=("base, seed 2",), failed={"x <y>": "out of memory"}
+    )
+    videos = tmp_path / "runs" / "full" / "seed_0" / "eval" / "videos"
+    videos.mkdir(parents=True)
+    (videos / "loop_003.mp4").write_bytes(b"film")
+    page = write_ablation_report(found, tmp_path, provenance={"codec": "a <b>"}, created_at="today")
+    html = page.read_text()
+    Balanced(html)
+    assert found.headline in html and "Not finished yet: base, seed 2" in html and "x &lt;y&gt; failed" in html
+    assert "a &lt;b&gt;" in html and "runs/full/seed_0/eval/videos/loop_003.mp4" in html
+    assert "1.25" in html and not re.search(r"\bnan\b", html, re.IGNORECASE) and "http" not in html
+    said = json.loads((tmp_path / "report.json").read_text())
+    full = said["arms"][0]
+    for protocol in PROTOCOLS:
+        for metric in SHOWN:
+            sign = 1 if METRICS[metric].higher_is_better else -1
+            assert full[protocol][metric]["mean"] == pytest.approx(GOOD[metric] + sign * 0.1)
+            assert full[protocol][metric]["deviation"] == pytest.approx(0.01 * math.sqrt(2))
+    assert {c["verdict"] for c in said["comparisons"] if c["other"] == "base"} == {"better"}
+
+
+def test_a_run_is_read_once_it_is_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "full" / "seed_1"
+    assert read_run(folder, tmp_path, 1) is None
+    (folder / "eval").mkdir(parents=True)
+    (folder / "eval" / "report.json").write_text(json.dumps(facts(0.1, still_cosine=0.2)))
+    run = read_run(folder, tmp_path, 1)
+    assert run is not None and run.folder == "runs/full/seed_1"
+    assert run.score(PROTOCOLS[0], "epe_px") == pytest.approx(0.3)
+    assert run.score(PROTOCOLS[0], "cosine", baseline=True) == 0.2
