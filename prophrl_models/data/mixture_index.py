@@ -1,6 +1,7 @@
-"""One pass over the numbers of a dataset: how long each episode is and, when asked, its normalisation statistics.
+"""One pass over a dataset: how long each episode is and, when asked, normalisation statistics of its numbers.
 
-Published layouts such as RLDS do not say how long their episodes are. The lengths of a large dataset are worth keeping:
+Lengths come from tables and file headers where a layout has them; RLDS has none, and its episodes must be read. The
+lengths of a large dataset are worth keeping:
 ``EpisodeIndex.save`` writes them, and whoever opens an episode compares its length with the index.
 """
 
@@ -108,7 +109,10 @@ def scan(
     statistics: EffectorStatistics | None = None,
     progress: Progress | None = None,
 ) -> EpisodeIndex:
-    """Read the numbers of every episode once.
+    """Find the length of every episode.
+
+    The first episode is read in full, so that a folder that is not what it is said to be is refused at once; the others
+    only where tables and headers do not give their lengths. With ``leave_out_damaged`` or ``statistics`` all are read.
 
     Args:
         dataset: the opened folder.
@@ -123,9 +127,11 @@ def scan(
     frames = np.zeros(len(dataset), np.int64)
     left_out: list[tuple[int, str]] = []
     digest = hashlib.sha256()
+    in_full = leave_out_damaged or statistics is not None
     for number in range(len(dataset)):
         try:
-            episode = dataset[number]
+            length = None if in_full or number == 0 else dataset.frames(number)
+            episode = dataset[number] if length is None else None
         except RegistryError as error:
             if not leave_out_damaged:
                 raise MixtureError(
@@ -135,10 +141,13 @@ def scan(
             left_out.append((number, str(error)))
             digest.update(f"{number} left out\n".encode())
         else:
-            frames[number] = len(episode)
-            digest.update(f"{number} {episode.episode_id} {len(episode)}\n".encode())
-            if statistics is not None:
-                statistics.add(episode)
+            if episode is not None:
+                length = len(episode)
+                if statistics is not None:
+                    statistics.add(episode)
+            assert length is not None
+            frames[number] = length
+            digest.update(f"{number} {dataset.episode_id(number)} {length}\n".encode())
         if progress is not None:
             progress(label, number + 1, len(dataset))
     if len(left_out) == len(dataset):

@@ -49,7 +49,7 @@ class Choice:
 def select_episodes(
     sources: Sequence[str | Path],
     out: str | Path,
-    choice: Choice = Choice(),  # noqa: B008 (frozen)
+    choice: Choice = Choice(),
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
     """Write the chosen episodes of some datasets into a new one; interrupted, the same call goes on.

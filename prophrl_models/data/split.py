@@ -59,15 +59,25 @@ def held_out(dataset: _Dataset, fraction: float, seed: int = 0) -> Split:
     Raises:
         SplitError: the fraction is not inside 0..1, or one side would be empty although a share of it was asked for.
     """
-    chosen = [is_held_out(row.episode_id, fraction, seed) for row in dataset.table]
-    split = Split(
-        tuple(position for position, out in enumerate(chosen) if not out),
-        tuple(position for position, out in enumerate(chosen) if out),
-    )
-    if not split.train or (fraction > 0.0 and not split.held_out):
-        side = "train" if not split.train else "hold out"
+    return held_out_of_each([dataset], fraction, seed)[0]
+
+
+def held_out_of_each(datasets: Sequence[_Dataset], fraction: float, seed: int = 0) -> list[Split]:
+    """The division of each of several datasets that are used together: one of them may lie on one side as a whole.
+
+    Raises:
+        SplitError: see ``held_out``, of all of them together.
+    """
+    splits = []
+    for dataset in datasets:
+        chosen = [is_held_out(row.episode_id, fraction, seed) for row in dataset.table]
+        train = tuple(position for position, out in enumerate(chosen) if not out)
+        splits.append(Split(train, tuple(position for position, out in enumerate(chosen) if out)))
+    trained, kept = (any(getattr(split, side) for split in splits) for side in ("train", "held_out"))
+    if not trained or (fraction > 0.0 and not kept):
+        side = "train" if not trained else "hold out"
         raise SplitError(
-            f"of {len(chosen)} episodes none is left to {side} at fraction {fraction} and seed {seed}; "
-            "use another fraction or seed, or record more episodes"
+            f"of {sum(len(dataset.table) for dataset in datasets)} episodes none is left to {side} at fraction "
+            f"{fraction} and seed {seed}; use another fraction or seed, or record more episodes"
         )
-    return split
+    return splits

@@ -10,35 +10,50 @@ provenance.json     data, cameras, source revision, parent, and the SHA-256 of a
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prophrl_models.data.files import publish_tree, write_json
+from prophrl_models.data.files import write_json
 from prophrl_models.data.normalise import FILE_NAME as NORMALISATION
 from prophrl_models.data.normalise import Normalisation
 from prophrl_models.prophet.codec import Codec, build_codec
 from prophrl_models.prophet.config import ProphetConfig
 from prophrl_models.prophet.network import Prophet
-from prophrl_models.training.checkpoint import CheckpointError, git_revision, sha256
+from prophrl_models.training.checkpoint import (
+    CONFIG,
+    PROVENANCE,
+    WEIGHTS,
+    CheckpointError,
+    field_of,
+    on_cpu,
+    publish_folder,
+    read_config_json,
+    read_tensors,
+    verified_provenance,
+)
+
+__all__ = [
+    "CODEC_WEIGHTS",
+    "CONFIG",
+    "PROVENANCE",
+    "WEIGHTS",
+    "Sampling",
+    "is_prophet",
+    "load_prophet",
+    "read_config",
+    "read_sampling",
+    "save_prophet",
+    "state_sha256",
+]
 
 FORMAT = 1
-WEIGHTS, CODEC_WEIGHTS, CONFIG, PROVENANCE = (
-    "model.safetensors",
-    "codec.safetensors",
-    "config.json",
-    "provenance.json",
-)
+CODEC_WEIGHTS = "codec.safetensors"
 NEEDED = ("dataset_hashes", "calibration_ids")
 
 Solver = Literal["ab2", "euler"]
@@ -97,66 +112,52 @@ def save_prophet(
     for key in NEEDED:
         if key not in provenance:
             raise CheckpointError(f"provenance needs the key {key!r}; pass what the world model was trained on")
-    network_state = _on_cpu(network.state_dict() if state is None else state)
-    codec_state = _on_cpu(codec.state_dict())
+    network_state = on_cpu(network.state_dict() if state is None else state)
+    codec_state = on_cpu(codec.state_dict())
     for name, value in (*network_state.items(), *codec_state.items()):
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"weight {name} holds NaN or infinity; this training has failed, nothing is saved")
     with torch.device("meta"):
         _compare(network_state, Prophet(config.network).state_dict(), "the network's weights")
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+
+    def fill(temporary: Path) -> list[str]:
         save_file(network_state, temporary / WEIGHTS, metadata={"format": "pt"})
         save_file(codec_state, temporary / CODEC_WEIGHTS, metadata={"format": "pt"})
         write_json(
             temporary / CONFIG,
             {"format": FORMAT, "prophet": config.to_json(), "sampling": asdict(sampling or Sampling())},
         )
-        files = [WEIGHTS, CODEC_WEIGHTS, CONFIG]
-        if normalisation is not None:
-            normalisation.save(temporary)
-            files.append(NORMALISATION)
-        record = {
-            "git_revision": git_revision(),
-            "created_ns": time.time_ns(),
-            "torch": torch.__version__,
-            "parent": None,
-            "codec_hash": state_sha256(codec_state),
-            **provenance,
-            "sha256": {name: sha256(temporary / name) for name in files},
-        }
-        write_json(temporary / PROVENANCE, record)
-        older = folder.with_name(f".{folder.name}.old.{os.getpid()}")
-        if folder.exists():
-            os.replace(folder, older)
-        publish_tree(temporary, folder)
-        shutil.rmtree(older, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+        if normalisation is None:
+            return [WEIGHTS, CODEC_WEIGHTS, CONFIG]
+        normalisation.save(temporary)
+        return [WEIGHTS, CODEC_WEIGHTS, CONFIG, NORMALISATION]
+
+    return publish_folder(folder, fill, {"codec_hash": state_sha256(codec_state), **provenance})
 
 
 def load_prophet(
     folder: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[Prophet, Codec, ProphetConfig, dict[str, Any]]:
-    """Network and codec (both in ``eval`` mode, in their stored types), configuration and provenance of a checkpoint.
+    """Network and codec, configuration and provenance of a checkpoint.
+
+    Both are in ``eval`` mode and in their stored types, except that float16 becomes float32.
 
     Raises:
         CheckpointError: a file is missing or was altered, is of another format, or weights do not fit the
             configuration; names the file and what differs.
     """
     folder = Path(folder)
-    provenance = _verified(folder)
+    what = (
+        f"a world model is a folder with {WEIGHTS}, {CODEC_WEIGHTS}, {CONFIG} and {PROVENANCE}, as "
+        "'prophrl prophet train' writes it"
+    )
+    provenance = verified_provenance(folder, (WEIGHTS, CODEC_WEIGHTS, CONFIG), what)
     config = read_config(folder)
     with torch.device("meta"):
         network = Prophet(config.network)
-    _fill(network, _weights(folder / WEIGHTS), folder / WEIGHTS, device)
+    _fill(network, read_tensors(folder / WEIGHTS), folder / WEIGHTS, device)
     codec = build_codec(config.codec)
-    _fill(codec, _weights(folder / CODEC_WEIGHTS), folder / CODEC_WEIGHTS, device)
+    _fill(codec, read_tensors(folder / CODEC_WEIGHTS), folder / CODEC_WEIGHTS, device)
     return network.eval(), codec.eval(), config, provenance
 
 
@@ -164,7 +165,7 @@ def read_config(folder: str | Path) -> ProphetConfig:
     """The configuration of a checkpoint, without its weights; errors as ``load_prophet``."""
     path = Path(folder) / CONFIG
     try:
-        return ProphetConfig.from_json(_field(_config(path), "prophet", path))
+        return ProphetConfig.from_json(field_of(_config(path), "prophet", path))
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -174,7 +175,7 @@ def read_config(folder: str | Path) -> ProphetConfig:
 def read_sampling(folder: str | Path) -> Sampling:
     """How a checkpoint wants to be sampled; errors as ``load_prophet``."""
     path = Path(folder) / CONFIG
-    raw = _field(_config(path), "sampling", path)
+    raw = field_of(_config(path), "sampling", path)
     try:
         return Sampling(**{**raw, "times": tuple(raw["times"])})
     except (KeyError, TypeError, ValueError) as error:
@@ -196,34 +197,17 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _verified(folder: Path) -> dict[str, Any]:
-    for name in (WEIGHTS, CODEC_WEIGHTS, CONFIG, PROVENANCE):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder} has no {name}; a world model is a folder with {WEIGHTS}, {CODEC_WEIGHTS}, {CONFIG} and "
-                f"{PROVENANCE}, as 'prophrl prophet train' writes it"
-            )
-    provenance = _read_json(folder / PROVENANCE)
-    recorded = _field(provenance, "sha256", folder / PROVENANCE)
-    for name in sorted({WEIGHTS, CODEC_WEIGHTS, CONFIG, *recorded}):
-        if not (folder / name).is_file() or recorded.get(name) != sha256(folder / name):
-            raise CheckpointError(f"{folder / name} is not the file that was saved (SHA-256 differs); copy it again")
-    return provenance
-
-
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"no {path.name} in {path.parent}; is it a world model's checkpoint folder?")
-    config = _read_json(path)
-    if config.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format {config.get('format')!r}, this version reads {FORMAT}")
-    return config
+    return read_config_json(path, FORMAT)
 
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, device: torch.device | str) -> None:
-    """Give a module these tensors as they are; nothing may be missing or left over."""
+    """Give a module these tensors as they are, packed ones unpacked; nothing may be missing or left over."""
     _compare(state, module.state_dict(), str(path))
-    module.load_state_dict({name: value.to(device) for name, value in state.items()}, assign=True)
+    whole = {name: value.float() if value.dtype is torch.float16 else value for name, value in state.items()}
+    module.load_state_dict({name: value.to(device) for name, value in whole.items()}, assign=True)
     module.to(device)
     missing = [name for name, value in module.named_buffers() if value.is_meta]
     if missing:
@@ -242,30 +226,3 @@ def _compare(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: s
             f"{where}: do not fit the configuration: {len(missing)} missing {missing[:4]}, {len(unknown)} unknown "
             f"{unknown[:4]}, other shapes {other[:4]}"
         )
-
-
-def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}; train the world model again") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _field(values: Mapping[str, Any], name: str, path: Path) -> Any:
-    if name not in values:
-        raise CheckpointError(f"{path} has no field {name!r}; was it edited by hand? Train the world model again")
-    return values[name]

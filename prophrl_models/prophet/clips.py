@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prophrl_models.data.latents import LatentCache
@@ -117,6 +118,7 @@ class CachedClips:
         self._first_N = np.concatenate([[0], np.cumsum([len(cache) for cache in caches])])
         self._all = np.flatnonzero(np.concatenate(keep))
         self._event = np.flatnonzero(np.concatenate([cache.event_N for cache in caches]) & np.concatenate(keep))
+        self._chance_all, self._chance_event = self._chances(self._all), self._chances(self._event)
         if not len(self._all):
             raise TrainingError("every episode is held out, nothing is left to train on; lower held_out")
         if options.event_share > 0.0 and not len(self._event):
@@ -130,11 +132,23 @@ class CachedClips:
     def draws(self, number: int) -> list[int]:
         """Windows of batch ``number``, counted through all caches."""
         rng = np.random.default_rng((self.seed, number))
-        chosen = rng.choice(self._all, size=self.batch_size)
+        chosen = rng.choice(self._all, size=self.batch_size, p=self._chance_all)
         if self.options.event_share > 0.0:
-            near = rng.choice(self._event, size=self.batch_size)
+            near = rng.choice(self._event, size=self.batch_size, p=self._chance_event)
             chosen = np.where(rng.random(self.batch_size) < self.options.event_share, near, chosen)
         return [int(row) for row in chosen]
+
+    def _chances(self, windows_N: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """The chance of each of these windows by its dataset's weight; None: all alike."""
+        weights = self.options.weights
+        if not weights:
+            return None
+        if len(weights) != len(self.caches):
+            raise TrainingError(
+                f"clips.weights has {len(weights)} numbers for {len(self.caches)} datasets; give one for each"
+            )
+        weight_N = np.asarray(weights, np.float64)[np.searchsorted(self._first_N, windows_N, side="right") - 1]
+        return weight_N / weight_N.sum() if len(weight_N) else None
 
     def batch(self, number: int) -> ClipBatch:
         """Batch number ``number``, on the CPU."""

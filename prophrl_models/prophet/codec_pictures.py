@@ -40,12 +40,20 @@ class Pictures:
         without_camera: episodes of which no action frames can be drawn (not calibrated, or a camera on the tool).
     """
 
-    def __init__(self, folders: Sequence[str | Path], height: int, width: int) -> None:
-        """Raises:
+    def __init__(
+        self, folders: Sequence[str | Path], height: int, width: int, camera: PinholeCamera | None = None
+    ) -> None:
+        """Open datasets.
+
+        Args:
+            camera: of the policy images (240 x 320), for episodes that were recorded without a calibration.
+
+        Raises:
         DatasetError: a folder is no dataset.
         ValueError: no episode has four pictures.
         """
         self.height, self.width = height, width
+        self._given = None if camera is None else camera.resized(width, height)
         self.dataset_hashes: list[str] = []
         self.without_camera = 0
         ids: set[str] = set()
@@ -58,11 +66,11 @@ class Pictures:
                 ids.add(episode.metadata.calibration_id)
                 if len(episode) < GROUP:
                     continue
-                camera = self._camera(dataset, position, episode.metadata.episode_id)
-                self.without_camera += camera is None
+                view = self._camera(dataset, position, episode.metadata.episode_id)
+                self.without_camera += view is None
                 drawn = episode.state_T7.astype(np.float64)
                 drawn[1:, 6] = episode.action_T7[:-1, 6]  # the commanded opening, as in imagined rollouts
-                shots.append(_Shots(episode, drawn, camera))
+                shots.append(_Shots(episode, drawn, view))
         if not shots:
             raise ValueError(f"no episode of {[str(f) for f in folders]} has {GROUP} pictures; give a larger dataset")
         self.calibration_ids = sorted(ids)
@@ -94,8 +102,11 @@ class Pictures:
         return np.asarray(cv2.resize(image_HW3, (self.width, self.height), interpolation=cv2.INTER_AREA), np.uint8)
 
     def _camera(self, dataset: Dataset, position: int, episode_id: str) -> PinholeCamera | None:
+        text = dataset.calibration_yaml(position)
+        if text is None:
+            return self._given
         try:
-            camera = episode_camera(dataset.calibration_yaml(position), episode_id)
+            camera = episode_camera(text, episode_id)
         except LeRobotError:
             return None  # counted in ``without_camera`` and reported; the pictures themselves are as good as any
         return camera.resized(self.width, self.height)

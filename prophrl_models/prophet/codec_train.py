@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from calibration.camera import PinholeCamera
 from prophrl_models.data.image import Image
 from prophrl_models.prophet.codec import PROVENANCE, save_codec
 from prophrl_models.prophet.codec_config import CodecConfig
@@ -87,10 +88,15 @@ def train_codec(
     config: CodecConfig,
     options: CodecTrainOptions | None = None,
     *,
+    camera: PinholeCamera | None = None,
     device: torch.device | str = "cpu",
     report: Callable[[Progress], None] | None = None,
 ) -> dict[str, float]:
     """Train a codec on the pictures of datasets and leave it in ``output`` (``codec.load_codec`` reads it).
+
+    Args:
+        camera: of the policy images (240 x 320), for episodes that were recorded without a calibration: with it their
+            action frames are learned, too.
 
     Returns:
         Measurements on held-out episodes: ``psnr_db`` of camera frames, ``psnr_busy_db`` of their busiest 16 x 16
@@ -107,12 +113,12 @@ def train_codec(
     if (output / PROVENANCE).exists():
         raise TrainingError(f"{output} holds a finished codec; choose a new output folder")
     config.latent_size(options.image_height, options.image_width)
-    pictures = Pictures(dataset_folders, options.image_height, options.image_width)
+    pictures = Pictures(dataset_folders, options.image_height, options.image_width, camera)
     torch.manual_seed(options.loop.seed)
     codec = SmallCodec(config)
     start_from_pictures(codec, torch.from_numpy(_groups(pictures, options, 64, np.random.default_rng(1))))
     codec.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loop = Loop(codec, options.loop, output, _fingerprint(pictures, config, options))
+    loop = Loop(codec, options.loop, output, _fingerprint(pictures, config, options, camera))
     loop.resume()
     loop.run(lambda _, generator: codec_loss(codec, _batch(pictures, options, generator), options, generator), report)
     loop.average.copy_to(codec)
@@ -267,5 +273,11 @@ def _whole(
     return torch.from_numpy(np.stack(groups)).to(codec.latent_mean.device)
 
 
-def _fingerprint(pictures: Pictures, config: CodecConfig, options: CodecTrainOptions) -> str:
-    return f"codec {pictures.dataset_hashes} {config.to_json()} {asdict(options)}"
+def _fingerprint(
+    pictures: Pictures, config: CodecConfig, options: CodecTrainOptions, camera: PinholeCamera | None
+) -> str:
+    plain = f"codec {pictures.dataset_hashes} {config.to_json()} {asdict(options)}"
+    if camera is None:
+        return plain
+    lens = [] if camera.distortion is None else np.asarray(camera.distortion).tolist()
+    return f"{plain} camera {camera.K.tolist()} {camera.T_camera_base.tolist()} {lens}"

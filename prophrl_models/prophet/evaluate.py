@@ -26,6 +26,7 @@ from prophrl_models.prophet.playback import StillWorld, check_world, play
 from prophrl_models.prophet.rollout import ImaginedWorld
 from prophrl_models.prophet.scores import Distance, Scores, Spread, score_frames
 from prophrl_models.prophet.sensitivity import Sensitivity, measure_sensitivity
+from prophrl_models.prophet.trained_on import TrainedOn
 
 BASELINE = "copy last frame"
 CHUNK, LOOP = "single chunk", "closed loop"
@@ -176,6 +177,7 @@ def evaluate(
         EvaluationError: nothing to evaluate, or worlds that cannot be compared with the dataset or each other, or that
             were trained on what is held out here.
         SplitError: nothing is held out.
+        CheckpointError: a checkpoint's record of its episodes is damaged.
         MetricError: LPIPS is asked for and cannot be computed.
     """
     if not subjects:
@@ -184,7 +186,7 @@ def evaluate(
         raise EvaluationError(f"{BASELINE!r} is the name of the baseline; call the row of your model something else")
     lpips = Lpips() if settings.lpips else None
     split = held_out(dataset, settings.held_out, settings.split_seed)
-    notes = [note for subject in subjects if (note := _leak(subject, dataset, settings))]
+    notes = [note for subject in subjects if (note := _leak(subject, dataset, split))]
     rows: dict[str, list[Member]] = {}
     first: StillWorld | None = None
     windows: tuple[Clip, ...] = ()
@@ -261,29 +263,34 @@ def _measure(
     return Member(source, noise, scores, float(np.median(seconds)), batch, sensitivity)
 
 
-def _leak(subject: Subject, dataset: Dataset, settings: EvaluationSettings) -> str:
+def _leak(subject: Subject, dataset: Dataset, split: Split) -> str:
     """What is to be said about a checkpoint that may have seen the held-out episodes; empty when it has not.
-
-    The provenance key ``held_out`` holds ``{"fraction", "seed"}`` of the split that training left out.
 
     Raises:
         EvaluationError: it was certainly trained on some of them.
+        CheckpointError: its record of episodes is damaged.
     """
-    if dataset.content_hash not in subject.provenance.get("dataset_hashes", ()):
-        return ""
-    left_out = subject.provenance.get("held_out")
-    if not left_out:
-        return f"{subject.source} does not say which episodes of this dataset it was trained on."
-    fraction, seed = float(left_out["fraction"]), int(left_out["seed"])
-    if fraction == 0.0:
+    trained_on = TrainedOn.of_provenance(subject.provenance, subject.source)
+    answers: dict[str, list[str]] = {"yes": [], "no": [], "unknown": []}
+    for position in split.held_out:
+        name = dataset.table[position].episode_id
+        answers[trained_on.used(name, dataset.content_hash)].append(name)
+    seen, unknown, count = answers["yes"], answers["unknown"], len(split.held_out)
+    if seen:
+        left_out = subject.provenance.get("held_out") or {}
+        fraction = float(left_out.get("fraction", 0.0))
+        advice = "evaluate on episodes that it has not seen, or train with the same held_out and split_seed"
+        if fraction > 0.0:
+            own = f"--held-out {fraction:g} --split-seed {int(left_out.get('seed', 0))}"
+            advice = f"use {own}, as in its training; or {advice}"
         raise EvaluationError(
-            f"{subject.source} was trained on every episode of this dataset; evaluate on another dataset, or train "
-            f"with held_out: {settings.held_out:g}"
+            f"{subject.source} was trained on {len(seen)} of the {count} held-out episodes, such as {seen[0]!r}; "
+            f"{advice}"
         )
-    if seed != settings.split_seed or fraction < settings.held_out:
-        raise EvaluationError(
-            f"{subject.source} was trained with {fraction:g} of the episodes held out (seed {seed}); at "
-            f"{settings.held_out:g} and seed {settings.split_seed} it would be evaluated on what it has seen: "
-            f"use --held-out {fraction:g} --split-seed {seed}"
+    if unknown:
+        return (
+            f"{subject.source} does not say which episodes it was trained on "
+            f"({', '.join(old.checkpoint for old in trained_on.old)}); {len(unknown)} of the {count} held-out ones may "
+            "be among them, so its figures may be too good."
         )
     return ""

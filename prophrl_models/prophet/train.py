@@ -5,6 +5,7 @@ runs/world/                   the folder given as ``out_dir``
     adapter/                  adapters and new modules, unmerged; only with ``train: lora``
     codec/                    the codec, where none was given
     latents/                  encoded datasets, where no other folder was given
+    mixture_index/            lengths of a mixture's episodes, where its settings name no other folder
     settings.json             what the run was started with; a continued run must agree
     log.jsonl, tensorboard/   one entry for every few steps
     resume*.safetensors       only while training is unfinished; the same call goes on from it
@@ -101,7 +102,7 @@ def train_prophet(
         )
     datasets = open_datasets(dataset_dirs) if dataset_dirs else []
     check_settings(datasets, config, origin)
-    mixture = open_mixture(config, processes)
+    mixture = open_mixture(config, processes, out_dir)
     codec = open_codec(datasets, out_dir, config, origin, say=say, report=codec_progress, processes=processes).to(
         processes.device
     )
@@ -158,6 +159,8 @@ def fit(
     settings = run_settings(config, run.provenance)
     for harmless in ("read_ahead", "mixture_workers"):
         del settings[harmless]
+    if not config.clips.weights:
+        del settings["clips.weights"]  # so that runs from before there were weights go on
     settings |= {name: run.provenance.get(name) for name in ("codec_hash", "latents")}
     claim(out_dir, settings, write=processes.is_main)
     if processes.world == 1:

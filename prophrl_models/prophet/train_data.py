@@ -18,12 +18,14 @@ from prophrl_models.data.dataset_format import json_sha256
 from prophrl_models.data.image import policy_camera
 from prophrl_models.data.latents import LatentCache, LatentSpec
 from prophrl_models.data.latents_build import Tell, build_latents
-from prophrl_models.data.split import held_out
+from prophrl_models.data.split import held_out_of_each
 from prophrl_models.data.windows import WindowRule
 from prophrl_models.policies.interface import Scaling
 from prophrl_models.prophet.codec import Codec
 from prophrl_models.prophet.config import MemoryConfig, NetworkConfig, ProphetConfig, preset
 from prophrl_models.prophet.train_settings import ProphetTrainConfig
+from prophrl_models.prophet.trained_on import RECORD as TRAINED_ON
+from prophrl_models.prophet.trained_on import TrainedOn
 from prophrl_models.training.settings import TrainingError
 
 
@@ -222,11 +224,11 @@ def encode_datasets(
         SplitError: nothing to hold out, or nothing left to train on.
     """
     spec = latent_spec(world, config, codec_hash)
-    caches, left_out = [], []
+    splits = held_out_of_each(datasets, config.held_out, config.split_seed)
+    caches = []
     for dataset in datasets:
         cameras = dataset_cameras(dataset, camera)
         caches.append(build_latents(dataset, codec, spec, folder, cameras=cameras, tell=tell(dataset.folder.name)))
-        left_out.append(held_out(dataset, config.held_out, config.split_seed).held_out)
     hashes = [dataset.content_hash for dataset in datasets]
     record = {
         "dataset_hash": hashes[0] if len(hashes) == 1 else json_sha256(hashes),
@@ -237,5 +239,10 @@ def encode_datasets(
         "latents": [cache.folder.name for cache in caches],
         "calibration_ids": sorted({row.calibration_id for dataset in datasets for row in dataset.table}),
         "held_out": {"fraction": config.held_out, "seed": config.split_seed},
+        TRAINED_ON: TrainedOn.of(
+            dataset.table[position].episode_id
+            for dataset, split in zip(datasets, splits, strict=True)
+            for position in split.train
+        ).to_json(),
     }
-    return EncodedData(tuple(caches), tuple(left_out), record)
+    return EncodedData(tuple(caches), tuple(split.held_out for split in splits), record)

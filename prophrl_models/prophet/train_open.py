@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from calibration.camera import PinholeCamera
@@ -17,7 +18,7 @@ from prophrl_models.data.dataset_format import json_sha256
 from prophrl_models.data.latents_build import Tell, check_cameras
 from prophrl_models.data.mixture import Mixture
 from prophrl_models.data.mixture_config import load_mixture
-from prophrl_models.data.split import held_out
+from prophrl_models.data.split import held_out_of_each
 from prophrl_models.prophet.checkpoint import WEIGHTS, is_prophet, load_prophet, read_config, state_sha256
 from prophrl_models.prophet.clips import CachedClips, ClipSource
 from prophrl_models.prophet.clips_mixture import MixtureClips
@@ -37,6 +38,8 @@ from prophrl_models.prophet.train_data import (
     new_world,
 )
 from prophrl_models.prophet.train_settings import ProphetTrainConfig
+from prophrl_models.prophet.trained_on import RECORD as TRAINED_ON
+from prophrl_models.prophet.trained_on import TrainedOn
 from prophrl_models.training.distributed import ALONE, Processes
 from prophrl_models.training.loop import Progress
 from prophrl_models.training.lora import choose_trained
@@ -44,6 +47,7 @@ from prophrl_models.training.settings import TrainingError
 from prophrl_models.training.vla import set_precision
 
 CHECKPOINT_FOLDER, CODEC_FOLDER, LATENTS_FOLDER = "prophet", "codec", "latents"
+INDEX_FOLDER = "mixture_index"
 
 Resume = Literal["automatic", "required", "never"]
 Say = Callable[[str], None]
@@ -100,8 +104,9 @@ def check_settings(datasets: Sequence[Dataset], config: ProphetTrainConfig, orig
     except ValueError as error:
         raise TrainingError(str(error)) from error
     latent_spec(world, config, "")
+    if datasets:
+        held_out_of_each(datasets, config.held_out, config.split_seed)
     for dataset in datasets:
-        held_out(dataset, config.held_out, config.split_seed)
         if world.network.action_frames != "none":
             check_cameras(dataset, dataset_cameras(dataset, origin.camera))
 
@@ -141,7 +146,15 @@ def open_codec(
         )
     say(f"trains a codec in {own}")
     folders = [dataset.folder for dataset in datasets]
-    train_codec(folders, own, preset(config.size).codec, codec_options(config), device=processes.device, report=report)
+    train_codec(
+        folders,
+        own,
+        preset(config.size).codec,
+        codec_options(config),
+        camera=origin.camera,
+        device=processes.device,
+        report=report,
+    )
     return load_codec(own)[0]
 
 
@@ -158,12 +171,29 @@ def codec_options(config: ProphetTrainConfig) -> CodecTrainOptions:
         raise TrainingError(f"codec: {error}") from error
 
 
-def open_mixture(config: ProphetTrainConfig, processes: Processes = ALONE) -> Mixture | None:
-    """The mixture of the settings, with their batch size; all processes work on one dataset at a time."""
+def open_mixture(
+    config: ProphetTrainConfig, processes: Processes = ALONE, out_dir: Path | None = None
+) -> Mixture | None:
+    """The mixture of the settings, with their batch size; all processes work on one dataset at a time.
+
+    Args:
+        out_dir: the run's folder, which keeps the lengths of the episodes where the mixture names no place for them.
+    """
     if not config.mixture:
         return None
     settings = load_mixture(config.mixture)
+    if settings.index is None and out_dir is not None:
+        settings = dataclasses.replace(settings, index=out_dir / INDEX_FOLDER)
     return Mixture(dataclasses.replace(settings, batch_size=config.micro_batch, run_length=processes.world))
+
+
+def mixture_episodes(mixture: Mixture) -> TrainedOn:
+    """The episodes that a mixture has windows of."""
+    return TrainedOn.of(
+        source.dataset.lasting_name(int(number))
+        for source in mixture.sources
+        for number in np.flatnonzero(source.rule.count(source.index.frames_E))
+    )
 
 
 def open_world(
@@ -229,6 +259,13 @@ def identity(init: Path | None) -> dict[str, Any] | None:
     return {"checkpoint": init.name, "sha256": provenance["sha256"][WEIGHTS]}
 
 
+def trained_before(init: Path | None) -> TrainedOn:
+    """The episodes behind the weights a run starts from."""
+    if init is None:
+        return TrainedOn()
+    return TrainedOn.of_provenance(json.loads((init / "provenance.json").read_text()), init.name)
+
+
 def open_clips(
     datasets: Sequence[Dataset],
     mixture: Mixture | None,
@@ -244,6 +281,8 @@ def open_clips(
     """Where the run's clips come from, and what its provenance says of them; errors as ``train_prophet``."""
     codec_hash = state_sha256(codec.state_dict())
     if mixture is not None:
+        if config.clips.weights:
+            raise TrainingError("clips.weights is for dataset folders; a mixture's settings have weights of their own")
         workers, rank, count = config.mixture_workers, processes.rank, processes.world
         source = MixtureClips(mixture, codec, world, workers=workers, rank=rank, world_size=count)
         plan = mixture.plan()
@@ -255,6 +294,7 @@ def open_clips(
             "mixture": plan,
             "calibration_ids": [],
             "codec_hash": codec_hash,
+            TRAINED_ON: mixture_episodes(mixture).joined(trained_before(origin.init)).to_json(),
         }
     folder = origin.latents or out_dir / LATENTS_FOLDER
 
@@ -268,4 +308,5 @@ def open_clips(
     clips = CachedClips(
         data.caches, world, config.clips, batch_size=config.micro_batch, seed=config.loop.seed, left_out=data.left_out
     )
-    return clips, {**data.record, "codec_hash": codec_hash}
+    trained_on = TrainedOn.of_provenance(data.record, str(out_dir)).joined(trained_before(origin.init))
+    return clips, {**data.record, "codec_hash": codec_hash, TRAINED_ON: trained_on.to_json()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ class ClipOptions:
     drop_frames: float = 0.0
     drop_history: float = 0.0
     short_share: float = 0.0
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("event_share", "drop_actions", "drop_frames", "drop_history", "short_share"):
@@ -49,6 +51,9 @@ class ClipOptions:
                 raise TrainingError(f"clips.{name} must lie in 0..1, got {getattr(self, name)}")
         if self.context_noise < 0.0:
             raise TrainingError(f"clips.context_noise must not be negative, got {self.context_noise}")
+        listed = isinstance(self.weights, tuple) and all(isinstance(value, (int, float)) for value in self.weights)
+        if not listed or not all(0.0 < value < math.inf for value in self.weights):
+            raise TrainingError(f"clips.weights must be a list of positive numbers, got {self.weights!r}")
 
 
 @dataclass(frozen=True)

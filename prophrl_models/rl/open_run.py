@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from prophrl_models.data.dataset import Dataset
+from prophrl_models.data.dataset_format import json_sha256
 from prophrl_models.policies.interface import FlowPolicy
 from prophrl_models.policies.load import load_policy
 from prophrl_models.prophet.rollout import Prompt
@@ -20,10 +22,12 @@ from prophrl_models.rl.executor import Executor, InProcessExecutor
 from prophrl_models.rl.report import write_report
 from prophrl_models.rl.rollouts import RolloutWorker
 from prophrl_models.rl.settings import RlSettings
-from prophrl_models.rl.starts import dataset_starts, split_starts, starts_hash
+from prophrl_models.rl.starts import StartSplit, joined_starts, split_starts, starts_hash
 from prophrl_models.rl.trainer import Examiner, StepReport, Trainer
 from prophrl_models.rl.update import choose_parameters
-from prophrl_models.training.checkpoint import read_checkpoint, sha256
+from prophrl_models.training.checkpoint import PROVENANCE, read_checkpoint, sha256
+
+WORLD_DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Sources:
     Attributes:
         policy: checkpoint to start from; also the reference of the KL term.
         world: checkpoint folder of a world model.
-        dataset: its episodes' first pictures are the start states.
+        datasets: their episodes' first pictures are the start states.
         judge, auditor: see ``reward.factory``; the auditor is a second judge that looks at evaluations only.
         instructions: only starts with one of these; all when empty.
         device: where policy and world run.
@@ -42,7 +46,7 @@ class Sources:
 
     policy: Path
     world: Path
-    dataset: Path
+    datasets: tuple[Path, ...]
     judge: JudgeSettings
     auditor: JudgeSettings | None = None
     instructions: tuple[str, ...] = ()
@@ -50,17 +54,34 @@ class Sources:
     world_steps: int | None = None
 
 
-def open_starts(sources: Sources, settings: RlSettings, policy: FlowPolicy) -> tuple[list[Prompt], int, int]:
-    """(starts with the held-out ones last, how many are for training, how many are held out)."""
-    found = dataset_starts(
-        Dataset(sources.dataset),
+@dataclass(frozen=True)
+class Starts:
+    """The start states of a run.
+
+    Attributes:
+        prompts: the held-out ones last.
+        training, held_out: how many there are of each.
+        split: sides of all starts that the policy has met, in earlier runs (by its checkpoint's record) and in this.
+    """
+
+    prompts: list[Prompt]
+    training: int
+    held_out: int
+    split: StartSplit
+
+
+def open_starts(sources: Sources, settings: RlSettings, policy: FlowPolicy) -> Starts:
+    """The starts of the datasets; a policy that was reinforced before keeps its held-out ones."""
+    found = joined_starts(
+        [Dataset(folder) for folder in sources.datasets],
         instructions=sources.instructions,
         height=policy.spec.image_height,
         width=policy.spec.image_width,
     )
     held_out = settings.watch.held_out if settings.watch.evaluate_every else 0
-    training, kept_away = split_starts(found, held_out, settings.seed)
-    return training + kept_away, len(training), len(kept_away)
+    earlier = StartSplit.of_provenance(json.loads((sources.policy / PROVENANCE).read_text(encoding="utf-8")))
+    training, kept_away = split_starts(found, held_out, settings.seed, earlier)
+    return Starts(training + kept_away, len(training), len(kept_away), earlier.with_run(training, kept_away))
 
 
 def open_worker(sources: Sources, settings: RlSettings, policy: FlowPolicy | None = None) -> RolloutWorker:
@@ -68,16 +89,29 @@ def open_worker(sources: Sources, settings: RlSettings, policy: FlowPolicy | Non
     if policy is None:
         policy = load_policy(sources.policy, sources.device)
         choose_parameters(policy, settings.update)
-    starts, _, _ = open_starts(sources, settings, policy)
+    starts = open_starts(sources, settings, policy).prompts
     return RolloutWorker(
         policy,
-        load_world(sources.world, device=sources.device, steps=sources.world_steps),
+        load_world(
+            sources.world,
+            device=sources.device,
+            dtype=WORLD_DTYPES[settings.rollout.world_precision],
+            steps=sources.world_steps,
+        ),
         open_judge(sources.judge),
         starts,
         settings.rollout,
         auditor=open_judge(sources.auditor) if sources.auditor else None,
         precision=settings.update.precision,
     )
+
+
+def second_judge(sources: Sources) -> str:
+    """The auditor in the words that ask for it; empty without one."""
+    judge = sources.auditor
+    if judge is None:
+        return ""
+    return f"--second-judge {judge.kind}:{judge.place}" + (f",{judge.model}" if judge.model else "")
 
 
 def open_trainer(
@@ -88,9 +122,13 @@ def open_trainer(
     ray_workers: int = 0,
     ray_gpus: float = 0.0,
     examiner: Examiner | None = None,
+    audit: str = "",
     watch: Callable[[StepReport], None] | None = None,
 ) -> Trainer:
     """A trainer; with ``ray_workers`` rollouts are computed by so many actors, each with a policy and world of its own.
+
+    Args:
+        examiner: see ``Trainer``; ``audit`` says in words what it does.
 
     Raises:
         CheckpointError, DatasetError, JudgeError, TrainingError: a part is missing or does not fit the others.
@@ -101,7 +139,7 @@ def open_trainer(
     files = read_checkpoint(sources.policy)
     policy = load_policy(sources.policy, sources.device)
     choose_parameters(policy, settings.update)
-    starts, training, held_out = open_starts(sources, settings, policy)
+    starts = open_starts(sources, settings, policy)
     executor: Executor
     if ray_workers:
         from prophrl_models.rl.executor_ray import RayExecutor
@@ -110,14 +148,15 @@ def open_trainer(
         executor = RayExecutor(recipe, ray_workers, threads=torch.get_num_threads(), gpus=ray_gpus)
     else:
         executor = InProcessExecutor(open_worker(sources, settings, policy))
+    hashes = [Dataset(folder).content_hash for folder in sources.datasets]
     provenance: dict[str, Any] = {
         "dataset_hash": files.provenance["dataset_hash"],
         "calibration_ids": files.provenance["calibration_ids"],
         "parent": {"checkpoint": sources.policy.name, "sha256": files.provenance["sha256"]["model.safetensors"]},
         "world": {"checkpoint": sources.world.name, "sha256": sha256(sources.world / "model.safetensors")},
         "judge": {"kind": sources.judge.kind, "place": sources.judge.place, "model": sources.judge.model},
-        "starts": starts_hash(starts),
-        "starts_dataset": Dataset(sources.dataset).content_hash,
+        "starts": starts_hash(starts.prompts),
+        "starts_dataset": hashes[0] if len(hashes) == 1 else json_sha256(hashes),
     }
     if "sync" in files.provenance:
         provenance["sync"] = files.provenance["sync"]
@@ -126,11 +165,13 @@ def open_trainer(
         executor,
         settings,
         out_dir,
-        training_starts=training,
-        held_out_starts=held_out,
+        training_starts=starts.training,
+        held_out_starts=starts.held_out,
         normalisation=files.normalisation,
         provenance=provenance,
+        record={"starts_split": starts.split.to_json()},
         examiner=examiner,
+        audit=audit or second_judge(sources),
         watch=watch,
         write_report=write_report,
     )

@@ -84,6 +84,27 @@ def logged_episodes(
     return episodes
 
 
+def joined_episodes(datasets: Sequence[Dataset], *, most: int = 0, seed: int = 0) -> list[LoggedEpisode]:
+    """Such episodes of several datasets: of each, newest (last) first, an equal share of ``most``, as far as it has.
+
+    Raises:
+        ValueError: no episode fits in any of them.
+    """
+    found: list[LoggedEpisode] = []
+    failures = []
+    for place, dataset in enumerate(reversed(datasets)):
+        share = -(-(most - len(found)) // (len(datasets) - place)) if most else 0
+        if most and not share:
+            break
+        try:
+            found += logged_episodes(dataset, most=share, seed=seed)
+        except ValueError as error:
+            failures.append(str(error))
+    if not found:
+        raise ValueError("; ".join(failures))
+    return found
+
+
 def replay_videos(
     world: ImaginedWorld, episodes: Sequence[LoggedEpisode], *, seed: int = 0, batch: int = 16
 ) -> list[NDArray[np.uint8]]:

@@ -40,7 +40,7 @@ from prophrl_models.training.checkpoint import save_policy
 from prophrl_models.training.log import TrainingLog
 from prophrl_models.training.loop import trained
 from prophrl_models.training.lora import merged_state
-from prophrl_models.training.run_folder import CHECKPOINT_FOLDER, claim, run_settings
+from prophrl_models.training.run_folder import CHECKPOINT_FOLDER, SETTINGS_FILE, claim, run_settings
 from prophrl_models.training.settings import TrainingError
 from prophrl_models.training.vla import without_adapters
 from prophrl_models.trials.statistics import SuccessRate
@@ -83,7 +83,9 @@ class Trainer:
         normalisation: what the policy's scalings were made from; goes into checkpoints.
         provenance: what the policy, world, judge and data are: at least ``dataset_hash``, ``calibration_ids`` and
             ``parent``. With the settings it identifies the run.
+        record: goes into checkpoints beside the provenance, and identifies nothing.
         examiner: asked every ``watch.audit_every`` steps; without one, a second judge of the workers is the audit.
+        audit: in words, what examines or is the second judge; a continued run must have the same.
         rule: when looks speak for stopping.
         watch: told about every step.
         write_report: called with (folder, facts) when a report is due.
@@ -100,7 +102,9 @@ class Trainer:
         held_out_starts: int,
         normalisation: Normalisation,
         provenance: Mapping[str, Any],
+        record: Mapping[str, Any] | None = None,
         examiner: Examiner | None = None,
+        audit: str = "",
         rule: AuditRule | None = None,
         watch: Callable[[StepReport], None] | None = None,
         write_report: Callable[[Path, RunFacts], object] | None = None,
@@ -112,12 +116,14 @@ class Trainer:
             )
         self.policy, self.executor, self.settings, self.out_dir = policy, executor, settings, Path(out_dir)
         self.training_starts, self.held_out_starts = training_starts, held_out_starts
-        self.normalisation, self.provenance = normalisation, dict(provenance)
+        self.normalisation, self.provenance, self.record = normalisation, dict(provenance), dict(record or {})
         self.examiner, self.rule = examiner, rule or AuditRule()
         self._watch, self._write_report = watch, write_report
         self.updater = Updater(policy, settings.update)
         identity = {n: v for n, v in run_settings(settings, self.provenance).items() if n not in HARMLESS}
         self._identity = {**identity, "provenance": json.dumps(self.provenance, sort_keys=True, default=str)}
+        if audit:
+            self._identity["audit"] = audit
         self.store = RunStore(self.out_dir, json.dumps(self._identity, sort_keys=True))
         self.facts = RunFacts()
 
@@ -125,11 +131,12 @@ class Trainer:
         """Train to the end, or go on where an earlier call stopped; returns the checkpoint folder.
 
         Raises:
-            TrainingError: the folder holds another run or a finished one.
+            TrainingError: the folder holds another run or a finished one, or one with other audits.
             CheckpointError: the resume file is damaged.
             JudgeUnavailable: see there; what was computed is kept.
             FloatingPointError: see ``Updater.update``.
         """
+        self._check_audit()
         claim(self.out_dir, self._identity, write=True)
         self.facts = self.store.resume(self.policy, self.updater)
         self.store.keep_only(self.facts.step)
@@ -140,6 +147,18 @@ class Trainer:
         finally:
             log.close()
         return self._finish()
+
+    def _check_audit(self) -> None:
+        """An audit that is dropped, added or changed on the way would leave a curve nobody can read."""
+        file = self.out_dir / SETTINGS_FILE
+        if not (self.store.file.is_file() and file.is_file()):
+            return
+        before, now = json.loads(file.read_text(encoding="utf-8")).get("audit", ""), self._identity.get("audit", "")
+        if before != now:
+            raise TrainingError(
+                f"{self.out_dir} holds an unfinished run with {_audited(before)}, and was now asked to go on with "
+                f"{_audited(now)}; continue it with the audit options it was started with, or use a new output folder"
+            )
 
     def _run(self, log: TrainingLog) -> None:
         steps = self.settings.steps
@@ -319,6 +338,7 @@ class Trainer:
             policy = without_adapters(policy, merged_state(policy))
         record = {
             **self.provenance,
+            **self.record,
             "reinforcement": self.settings.to_json(),
             "step": self.facts.step,
             "evaluations": self.facts.evaluations,
@@ -360,6 +380,10 @@ class Trainer:
         self._report()
         self.store.forget()
         return final
+
+
+def _audited(audit: str) -> str:
+    return f"the audit {audit!r}" if audit else "no audit"
 
 
 def notable(rollouts: Rollouts) -> dict[str, int]:

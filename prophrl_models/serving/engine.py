@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,11 +194,15 @@ class PolicyEngine:
         timing = {name: 1e3 * seconds for name, seconds in marks.items()} | {"batch": float(len(requests))}
         return [PolicyAnswer(actions, dict(timing)) for actions in chunks.float().cpu().numpy()]
 
-    def warm_up(self, runs: int = WARM_UP_RUNS) -> LatencyMeter:
+    def warm_up(self, runs: int = WARM_UP_RUNS, *, guided: bool = False) -> LatencyMeter:
         """Answer made-up requests at each batch size in use, so that no robot waits for compilers and first touches.
 
+        Args:
+            guided: also answer one request at each size that continues actions in execution, as real-time chunking
+                asks for; it runs through other code, with gradients.
+
         Returns:
-            Latencies at batch size one, the first run left out.
+            Latencies at batch size one of requests that continue nothing, the first run left out.
         """
         meter = LatencyMeter()
         request = PolicyRequest(_blank(self.spec), seed=0)
@@ -208,6 +212,8 @@ class PolicyEngine:
                 self.answer([request] * size)
                 if size == 1 and run:
                     meter.add(time.perf_counter() - began_s)
+            if guided:
+                self.answer([replace(request, committed=_hold(self.spec))] * size)
         return meter
 
     def _sample(self, cond: Cond, noise: Tensor, requests: Sequence[PolicyRequest]) -> Tensor:
@@ -296,6 +302,13 @@ def _blank(spec: PolicySpec) -> _Blank:
     image = np.zeros((spec.image_height, spec.image_width, 3), dtype=np.uint8)
     state = np.asarray(spec.state_scaling.offset, dtype=np.float32)
     return _Blank(image, state, spec.instructions[0] if spec.instructions else "wait")
+
+
+def _hold(spec: PolicySpec) -> Committed:
+    """Half a chunk of staying where one is, of which the first row is being executed."""
+    from prophrl_models.policies.chunking import Committed
+
+    return Committed(np.zeros((max(1, spec.chunk // 2), spec.action_dim), dtype=np.float32), frozen=1)
 
 
 def _on(device: torch.device, inputs: Inputs) -> Inputs:

@@ -18,7 +18,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,118 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def publish_folder(folder: str | Path, fill: Callable[[Path], Sequence[str]], provenance: Mapping[str, Any]) -> Path:
+    """Write a checkpoint folder; an older one at the same place is replaced only when the new one is complete.
+
+    Args:
+        fill: writes everything but the provenance into the folder it is given; returns the names of its files, whose
+            hashes are recorded.
+        provenance: written beside them; source revision, time, torch version and the hashes are added.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        names = fill(temporary)
+        record = {
+            "git_revision": git_revision(),
+            "created_ns": time.time_ns(),
+            "torch": torch.__version__,
+            "parent": None,
+            **provenance,
+            "sha256": {name: sha256(temporary / name) for name in names},
+        }
+        write_json(temporary / PROVENANCE, record)
+        older = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+        if folder.exists():
+            os.replace(folder, older)
+        publish_tree(temporary, folder)
+        shutil.rmtree(older, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def verified_provenance(folder: Path, names: Sequence[str], what: str, *, prefix: str | None = None) -> dict[str, Any]:
+    """The provenance of a folder that ``publish_folder`` wrote, after all its files were compared with their hashes.
+
+    Args:
+        names: files that must be there.
+        what: what such a folder is and who writes it, for the message about a file that is missing.
+        prefix: check, beside ``names``, the recorded files whose names begin so; None: all of them.
+
+    Raises:
+        CheckpointError: a file is missing or was altered.
+    """
+    for name in (*names, PROVENANCE):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} has no {name}; {what}")
+    provenance = read_json(folder / PROVENANCE)
+    recorded = field_of(provenance, "sha256", folder / PROVENANCE)
+    more = [name for name in recorded if prefix is None or name.startswith(prefix)]
+    for name in dict.fromkeys((*names, *sorted(more))):
+        if not (folder / name).is_file() or recorded.get(name) != sha256(folder / name):
+            raise CheckpointError(f"{folder / name} is not the file that was saved (SHA-256 differs); copy it again")
+    return provenance
+
+
+def read_config_json(path: Path, known_format: int) -> dict[str, Any]:
+    """A checkpoint's ``config.json``.
+
+    Raises:
+        CheckpointError: it is no JSON object, or of another format.
+    """
+    config = read_json(path)
+    if config.get("format") != known_format:
+        raise CheckpointError(f"{path}: format {config.get('format')!r}, this version reads {known_format}")
+    return config
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}; train again") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        CheckpointError: it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def field_of(values: Mapping[str, Any], name: str, path: Path) -> Any:
+    """A field of a checkpoint's file.
+
+    Raises:
+        CheckpointError: it is missing.
+    """
+    if name not in values:
+        raise CheckpointError(f"{path} has no field {name!r}; was it edited by hand? Train again")
+    return values[name]
+
+
+def on_cpu(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors as they can be saved: detached, in main memory, contiguous."""
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+
 def git_revision() -> str:
     """Revision of the source this process runs from, with ``-dirty`` when it was changed; "unknown" outside git."""
     here = Path(__file__).parent
@@ -114,14 +226,9 @@ def save_policy(
             f"statistics of dataset {normalisation.dataset_hash[:12]} do not belong to a policy trained on "
             f"{str(provenance['dataset_hash'])[:12]}; pass that dataset's own"
         )
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+
+    def fill(temporary: Path) -> list[str]:
+        save_file(on_cpu(policy.state_dict()), temporary / WEIGHTS, metadata={"format": "pt"})
         write_json(temporary / CONFIG, _config(policy))
         normalisation.save(temporary)
         files = [WEIGHTS, CONFIG, NORMALISATION]
@@ -129,23 +236,9 @@ def save_policy(
             (temporary / ASSETS).mkdir(exist_ok=True)
             (temporary / ASSETS / name).write_bytes(content)
             files.append(f"{ASSETS}/{name}")
-        record = {
-            "git_revision": git_revision(),
-            "created_ns": time.time_ns(),
-            "torch": torch.__version__,
-            "parent": None,
-            **provenance,
-            "sha256": {name: sha256(temporary / name) for name in files},
-        }
-        write_json(temporary / PROVENANCE, record)
-        older = folder.with_name(f".{folder.name}.old.{os.getpid()}")
-        if folder.exists():
-            os.replace(folder, older)
-        publish_tree(temporary, folder)
-        shutil.rmtree(older, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+        return files
+
+    return publish_folder(folder, fill, provenance)
 
 
 def _config(policy: FlowPolicy) -> dict[str, Any]:
@@ -159,31 +252,23 @@ def read_checkpoint(folder: str | Path) -> CheckpointFiles:
         CheckpointError: a file is missing or altered, or a field is missing, unknown or of the wrong shape.
     """
     folder = Path(folder)
-    for name in (WEIGHTS, CONFIG, NORMALISATION, PROVENANCE):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder} has no {name}; a policy checkpoint is a folder with {WEIGHTS}, {CONFIG}, {NORMALISATION} "
-                f"and {PROVENANCE}, as 'prophrl train' writes it"
-            )
-    provenance = _read_json(folder / PROVENANCE)
-    recorded = _field(provenance, "sha256", folder / PROVENANCE)
-    assets = sorted(name for name in recorded if name.startswith(f"{ASSETS}/"))
-    for name in (WEIGHTS, CONFIG, NORMALISATION, *assets):
-        if not (folder / name).is_file() or recorded.get(name) != sha256(folder / name):
-            raise CheckpointError(f"{folder / name} is not the file that was saved (SHA-256 differs); copy it again")
-    config = _read_json(folder / CONFIG)
-    if config.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / CONFIG}: format {config.get('format')!r}, this version reads {FORMAT}")
+    what = (
+        f"a policy checkpoint is a folder with {WEIGHTS}, {CONFIG}, {NORMALISATION} and {PROVENANCE}, as "
+        "'prophrl train' writes it"
+    )
+    provenance = verified_provenance(folder, (WEIGHTS, CONFIG, NORMALISATION), what, prefix=f"{ASSETS}/")
+    assets = sorted(name for name in provenance["sha256"] if name.startswith(f"{ASSETS}/"))
+    config = read_config_json(folder / CONFIG, FORMAT)
     try:
-        normalisation = Normalisation.load(folder, _field(provenance, "dataset_hash", folder / PROVENANCE))
+        normalisation = Normalisation.load(folder, field_of(provenance, "dataset_hash", folder / PROVENANCE))
     except NormalisationError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     return CheckpointFiles(
         folder,
-        str(_field(config, "kind", folder / CONFIG)),
-        _field(config, "architecture", folder / CONFIG),
-        _spec(_field(config, "spec", folder / CONFIG), folder / CONFIG),
-        _weights(folder / WEIGHTS),
+        str(field_of(config, "kind", folder / CONFIG)),
+        field_of(config, "architecture", folder / CONFIG),
+        _spec(field_of(config, "spec", folder / CONFIG), folder / CONFIG),
+        read_tensors(folder / WEIGHTS),
         normalisation,
         provenance,
         {name.removeprefix(f"{ASSETS}/"): (folder / name).read_bytes() for name in assets},
@@ -206,26 +291,3 @@ def _spec(raw: Mapping[str, Any], path: Path) -> PolicySpec:
         return PolicySpec.from_json(raw)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: spec cannot be used: {error!r}") from error
-
-
-def _weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}; train the policy again") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _field(values: Mapping[str, Any], name: str, path: Path) -> Any:
-    if name not in values:
-        raise CheckpointError(f"{path} has no field {name!r}; was it edited by hand? Train the policy again")
-    return values[name]

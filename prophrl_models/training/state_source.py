@@ -1,10 +1,10 @@
 """Where a policy's state comes from: measured at every step, or in part or whole counted from its own actions.
 
-"integrated" is the paper's real-robot set-up: the policy gets the measured state once, at the start; afterwards its state
-is the time integral of its own deltas and the opening is the commanded one, because inside a world model nothing can be
-measured. "commanded_opening" is the half of it that matters most: poses hardly differ, since a robot goes where it is
-sent, but fingers that hold something stand open though they were told to close. Such a policy sees in imagination what it
-sees on the robot, and still knows where its hand is.
+"integrated" is the paper's real-robot set-up: the policy gets the measured state once, at the start; afterwards its
+state is the time integral of its own deltas and the opening is the commanded one, because inside a world model nothing
+can be measured. "commanded_opening" is the half of it that matters most: poses hardly differ, since a robot goes where
+it is sent, but fingers that hold something stand open though they were told to close. Such a policy sees in imagination
+what it sees on the robot, and still knows where its hand is.
 
 A policy that is to be trained in imagination must live with such a state from the beginning, so training rows and the
 running robot use the code below.

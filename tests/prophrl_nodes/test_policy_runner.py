@@ -23,7 +23,7 @@ from calibration.poses import ActionConvention
 from prophrl_models.policies.chunking import Committed
 from prophrl_models.policies.interface import ObservationBatch
 from prophrl_models.policies.load import load_policy
-from prophrl_models.serving.engine import chunk_seed
+from prophrl_models.serving.engine import PolicyAnswer, PolicyEngine, PolicyRequest, chunk_seed
 from prophrl_models.serving.errors import ServerMismatch, ServerUnavailable
 from tests.helpers.served_policy import CHUNK, HOST, ServerProcess, observation, write_checkpoint
 
@@ -142,3 +142,21 @@ def test_the_token_file_is_read_and_must_be_private(server: ServerProcess, tmp_p
     token.write_text("two words")
     with pytest.raises(TokenError, match="one word"):
         open_runner(server.url, token_file=str(token))
+
+
+def test_a_runner_for_real_time_chunking_has_continued_a_chunk_before_the_first_one_counts(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    plain = PolicyEngine.answer
+
+    def watched(self: PolicyEngine, requests: list[PolicyRequest]) -> list[PolicyAnswer]:
+        asked.append(any(request.committed is not None for request in requests))
+        return plain(self, requests)
+
+    monkeypatch.setattr(PolicyEngine, "answer", watched)
+    runner = open_runner(str(checkpoint), device="cpu", real_time=True)
+    assert asked.count(True) == 1 and False in asked and runner.latency.summary().count == 0
+    asked.clear()
+    open_runner(str(checkpoint), device="cpu")
+    assert asked and not any(asked)

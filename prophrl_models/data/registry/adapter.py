@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from calibration.poses import ActionConvention
 from prophrl_models.data.registry.actions import measured_motion, next_opening, poses, rotations, states
-from prophrl_models.data.registry.cameras import DroidCalibration, EpisodeCamera, agibot_camera
+from prophrl_models.data.registry.cameras import DroidCalibration, EpisodeCamera, agibot_camera, recorded_camera
 from prophrl_models.data.registry.errors import MissingKeyError, RegistryError
 from prophrl_models.data.registry.frames import FittedImages
 from prophrl_models.data.registry.general import EFFECTORS, GeneralEpisode
-from prophrl_models.data.registry.raw import RawEpisode
+from prophrl_models.data.registry.raw import CALIBRATION, Outline, RawEpisode
 from prophrl_models.data.registry.resolution import ResolutionRule
 from prophrl_models.data.registry.spec_types import CameraData, Columns, DatasetSpec, Effector, Format, Layout
 
@@ -147,6 +147,18 @@ def _recorded(raw: RawEpisode, layout: Layout, spec: DatasetSpec, steps: int) ->
     return np.concatenate([action, hold]), known
 
 
+def episode_frames(outline: Outline, layouts: Sequence[Layout]) -> int | None:
+    """How many frames ``general_episode`` would give; None where only reading the episode can tell."""
+    for layout in layouts:
+        if _missing(outline, layout):
+            continue
+        rows = {outline.columns[effector.position.key] for effector in layout.effectors}
+        pictures = next(outline.frames[key] for key in layout.images if key in outline.frames)
+        steps = min(rows) - layout.skip_first
+        return steps if len(rows) == 1 and 0 < steps <= pictures - layout.skip_first else None
+    return None
+
+
 def _fitting(raw: RawEpisode, layouts: Sequence[Layout]) -> Layout:
     """The first layout whose keys the episode has; with none, the first one's missing key is named."""
     for layout in layouts:
@@ -159,7 +171,7 @@ def _fitting(raw: RawEpisode, layouts: Sequence[Layout]) -> Layout:
     raise RegistryError(f"{raw.where}: no known layout fits")
 
 
-def _missing(raw: RawEpisode, layout: Layout) -> list[str]:
+def _missing(raw: RawEpisode | Outline, layout: Layout) -> list[str]:
     """Keys a layout names that the episode lacks."""
     keys = []
     for effector in layout.effectors:
@@ -179,6 +191,8 @@ def _published_camera(
 ) -> EpisodeCamera | None:
     if spec.camera is CameraData.FILES and "task" in raw.metadata:
         return agibot_camera(raw, steps, size)
+    if spec.camera is CameraData.RECORD and raw.metadata.get(CALIBRATION):
+        return recorded_camera(raw.metadata[CALIBRATION], raw.where, size)
     if spec.camera is CameraData.CALIBRATION and calibration is not None:
         return calibration.camera(raw, size)
     return None

@@ -1,4 +1,4 @@
-"""The cameras of the datasets that publish one: AgiBot World's head camera and DROID's exterior camera."""
+"""Cameras of the datasets that have one: AgiBot World's head, DROID's exterior camera, and our cell's calibration."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from calibration.camera import PinholeCamera
 from calibration.poses import from_euler, inverse
+from calibration.storage import CalibrationFileError, parse
+from prophrl_models.data.image import policy_camera
 from prophrl_models.data.registry.errors import RegistryError
 from prophrl_models.data.registry.raw import RawEpisode
 
@@ -72,6 +74,29 @@ def agibot_camera(raw: RawEpisode, steps: int, size: tuple[int, int]) -> Episode
     if len(poses_T44) not in (1, steps):
         raise RegistryError(f"{pose_file} has {len(poses_T44)} poses for {steps} frames; leave this episode out")
     return EpisodeCamera(replace(camera, T_camera_base=poses_T44[0]), poses_T44 if len(poses_T44) > 1 else None)
+
+
+def recorded_camera(calibration_yaml: str, where: str, size: tuple[int, int]) -> EpisodeCamera | None:
+    """The camera of an episode of this repository, by the calibration that was in force when it was recorded.
+
+    Args:
+        calibration_yaml: the calibration's file.
+        where: the episode, for messages.
+        size: height and width of the stored pictures, which show what the policy's pictures show.
+
+    Returns:
+        None where the camera rides on the tool.
+
+    Raises:
+        RegistryError: the calibration cannot be read.
+    """
+    try:
+        calibration = parse(calibration_yaml.encode(), f"the calibration of {where}")
+    except CalibrationFileError as error:
+        raise RegistryError(str(error)) from error
+    if calibration.mode == "eye_in_hand":
+        return None
+    return EpisodeCamera(policy_camera(calibration.camera).resized(size[1], size[0]))
 
 
 class DroidCalibration:

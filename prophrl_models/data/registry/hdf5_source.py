@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from prophrl_models.data.registry.errors import CorruptFileError, MissingKeyError, RegistryError
 from prophrl_models.data.registry.frames import FrameSource, Hdf5Frames, VideoFrames
-from prophrl_models.data.registry.raw import RawEpisode
+from prophrl_models.data.registry.raw import Outline, RawEpisode
 
 AGIBOT_RATE_HZ = 30.0
 """AgiBot's videos and states are aligned at this rate (dataset card, lerobot conversions)."""
@@ -53,6 +53,23 @@ class LiberoSource:
     def __len__(self) -> int:
         return len(self._demos)
 
+    def episode_id(self, index: int) -> str:
+        """File and demonstration."""
+        file, demo = self._demos[index]
+        return f"{file.stem}/{demo}"
+
+    def recorded_id(self, index: int) -> str | None:
+        """None: others recorded them."""
+        return None
+
+    def outline(self, index: int) -> Outline | None:
+        """From the shapes of the arrays."""
+        file, demo = self._demos[index]
+        with _opened(file) as stored:
+            shapes = {key: data.shape for key, data in _datasets(stored[f"data/{demo}"])}
+        columns = {key: int(shape[0]) for key, shape in shapes.items() if len(shape) in (1, 2)}
+        return Outline(columns, {key: int(shape[0]) for key, shape in shapes.items() if len(shape) == 4})
+
     def episode(self, index: int) -> RawEpisode:
         """One demonstration; pictures stay in the file until they are looked at."""
         file, demo = self._demos[index]
@@ -73,7 +90,7 @@ class LiberoSource:
             columns,
             frames,
             {"language_instruction": instruction},
-            f"{file.stem}/{demo}",
+            self.episode_id(index),
             f"{file}, {demo}",
             self.folder,
             {"action_offset": 0} if regenerated else {},
@@ -108,6 +125,30 @@ class AgibotSource:
     def __len__(self) -> int:
         return len(self._episodes)
 
+    def episode_id(self, index: int) -> str:
+        """Task and episode number."""
+        return "/".join(self._episodes[index])
+
+    def recorded_id(self, index: int) -> str | None:
+        """None: others recorded them."""
+        return None
+
+    def outline(self, index: int) -> Outline | None:
+        """From the shapes of the states and the names of the videos.
+
+        Raises:
+            RegistryError: no HDF5 file, or no instructions.
+        """
+        task, number = self._episodes[index]
+        self._task(task)
+        with _opened(self._file(index)) as stored:
+            shapes = {key: data.shape for key, data in _datasets(stored) if key.startswith("state/")}
+        columns = {key: int(shape[0]) for key, shape in shapes.items() if shape and shape[0]}
+        if len(set(columns.values())) != 1:
+            return None  # reading it says what is wrong
+        videos = (self.folder / "observations" / task / number / "videos").glob("*.mp4")
+        return Outline(columns, dict.fromkeys(sorted(video.stem for video in videos), min(columns.values())))
+
     def episode(self, index: int) -> RawEpisode:
         """One episode.
 
@@ -115,7 +156,7 @@ class AgibotSource:
             CorruptFileError: no HDF5 file, or unequal lengths.
         """
         task, number = self._episodes[index]
-        file = self.folder / "proprio_stats" / task / number / "proprio_stats.h5"
+        file = self._file(index)
         with _opened(file) as stored:
             columns = {
                 key: np.asarray(data) for key, data in _datasets(stored) if data.ndim and key.startswith("state/")
@@ -134,11 +175,15 @@ class AgibotSource:
             {key: data.reshape(steps, -1) for key, data in columns.items()},
             frames,
             {"task_name": str(entry.get("task_name", ""))},
-            f"{task}/{number}",
+            self.episode_id(index),
             str(file),
             self.folder,
             {"task": task, "episode": number, "task_info": entry},
         )
+
+    def _file(self, index: int) -> Path:
+        task, number = self._episodes[index]
+        return self.folder / "proprio_stats" / task / number / "proprio_stats.h5"
 
     def _task(self, task: str) -> dict[str, dict[str, Any]]:
         if task not in self._tasks:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 
 from prophrl_models.data.registry.errors import CorruptFileError, RegistryError
 from prophrl_models.data.registry.frames import EncodedFrames, FrameSource, VideoFrames
-from prophrl_models.data.registry.raw import RawEpisode
+from prophrl_models.data.registry.raw import CALIBRATION, Outline, RawEpisode
 
 INFO_FILE = "meta/info.json"
+OWN_EPISODES = "meta/prophrl/episodes.parquet"
+"""What only our own exports have: beside other things, the calibration of each episode."""
 _V2_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 _V2_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 
@@ -59,6 +62,12 @@ class LeRobotSource:
             raise RegistryError(f"{self.folder / INFO_FILE} is damaged ({error!r}); fetch it again") from error
         self._tables: _V2Tables | _V3Tables
         self._tables = _V3Tables(self.folder) if self.version.startswith("v3.") else _V2Tables(self.folder)
+        self._calibrations: dict[int, str] | None = None
+        self._headers: dict[Path, tuple[int, frozenset[str]]] = {}
+        self._rows_of: dict[Path, int] = {}
+        for row in self._tables.rows if self.version.startswith("v3.") else ():
+            file = self.folder / self._data_path(row, int(row["episode_index"]))
+            self._rows_of[file] = self._rows_of.get(file, 0) + int(row["length"])
 
     @property
     def rate_hz(self) -> float | None:
@@ -74,9 +83,7 @@ class LeRobotSource:
         Raises:
             RegistryError: missing files, or fewer rows than the episode table says.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"episode {index} is outside 0..{len(self) - 1} of {self.folder}")
-        row = self._tables.rows[index]
+        row = self._row(index)
         number = int(row["episode_index"])
         file = self.folder / self._data_path(row, number)
         table = _episode_rows(file, number)
@@ -100,7 +107,60 @@ class LeRobotSource:
                 texts[key] = str(table[key][0].as_py() or "")
             else:
                 columns[key] = _numbers(table, key, length, file)
-        return RawEpisode(columns, frames, texts, f"episode_{number:06d}", str(file), self.folder)
+        return RawEpisode(columns, frames, texts, _name(number), str(file), self.folder, self._calibration(number))
+
+    def episode_id(self, index: int) -> str:
+        """By its number."""
+        return _name(int(self._row(index)["episode_index"]))
+
+    def recorded_id(self, index: int) -> str | None:
+        """As the episode table of our own exports has it."""
+        recorded = self._row(index).get("prophrl/episode_id")
+        return None if recorded is None else str(recorded)
+
+    def outline(self, index: int) -> Outline | None:
+        """From the episode table and the headers of the parquet files.
+
+        Raises:
+            RegistryError: a missing or damaged file, or another number of rows than the episode table says.
+        """
+        row = self._row(index)
+        number, length = int(row["episode_index"]), int(row["length"])
+        file = self.folder / self._data_path(row, number)
+        if file not in self._headers:
+            self._headers[file] = _header(file)
+        rows, stored = self._headers[file]
+        expected = self._rows_of.get(file, length)
+        if rows != expected:
+            raise CorruptFileError(
+                f"{file} has {rows} rows, the episode table says {expected} (episode {number}); fetch both again"
+            )
+        columns, frames = {}, {}
+        for key, feature in self._features.items():
+            dtype = str(feature.get("dtype"))
+            if dtype == "video" or (dtype == "image" and key in stored):
+                frames[key] = length
+            elif dtype not in ("image", "string") and key in stored:
+                columns[key] = length
+        return Outline(columns, frames)
+
+    def _calibration(self, number: int) -> dict[str, str]:
+        """The camera calibration that our own exports carry for an episode, as metadata; empty without one."""
+        if self._calibrations is None:
+            file = self.folder / OWN_EPISODES
+            self._calibrations = _calibration_files(file) if file.is_file() else {}
+        name = self._calibrations.get(number)
+        if not name:
+            return {}
+        try:
+            return {CALIBRATION: (self.folder / name).read_text(encoding="utf-8")}
+        except OSError as error:
+            raise RegistryError(f"{self.folder / name} cannot be read ({error}); fetch or export it again") from error
+
+    def _row(self, index: int) -> Mapping[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"episode {index} is outside 0..{len(self) - 1} of {self.folder}")
+        return self._tables.rows[index]
 
     def _data_path(self, row: Mapping[str, Any], number: int) -> str:
         if self.version.startswith("v3."):
@@ -170,12 +230,44 @@ def _stored_pictures(table: Any, key: str, folder: Path, where: str) -> FrameSou
     return EncodedFrames(tuple(encoded), f"{where}, {key}")
 
 
+def _name(number: int) -> str:
+    return f"episode_{number:06d}"
+
+
 def _episode_rows(file: Path, number: int) -> Any:
+    import pyarrow.parquet as pq
+
+    with _reading(file):
+        return pq.read_table(file, filters=[("episode_index", "=", number)])
+
+
+def _calibration_files(file: Path) -> dict[int, str]:
+    """Calibration file of each episode, relative to the root; empty names where there is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(file, filters=[("episode_index", "=", number)])
+        rows = pq.read_table(file, columns=["episode_index", "calibration_file"]).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptFileError(f"{file} cannot be read ({error}); export the dataset again") from error
+    return {int(row["episode_index"]): str(row["calibration_file"] or "") for row in rows}
+
+
+def _header(file: Path) -> tuple[int, frozenset[str]]:
+    """Rows and names of the columns."""
+    import pyarrow.parquet as pq
+
+    with _reading(file):
+        found = pq.read_metadata(file)
+        return int(found.num_rows), frozenset(found.schema.to_arrow_schema().names)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
     except FileNotFoundError as error:
         raise RegistryError(f"no {file}; fetch the dataset's data folder, too") from error
     except pa.ArrowInvalid as error:

@@ -8,7 +8,9 @@ import numpy as np
 
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.registry.frames import ArrayFrames
-from prophrl_models.data.registry.raw import RawEpisode
+from prophrl_models.data.registry.raw import CALIBRATION, Outline, RawEpisode
+
+_STATE, _ACTION, _COLOR = "observation.state", "action", "observation.images.color"
 
 
 class OwnSource:
@@ -33,15 +35,28 @@ class OwnSource:
     def __len__(self) -> int:
         return len(self._dataset)
 
+    def episode_id(self, index: int) -> str:
+        """As recorded."""
+        return self._dataset.table[index].episode_id
+
+    def recorded_id(self, index: int) -> str | None:
+        """As recorded."""
+        return self.episode_id(index)
+
+    def outline(self, index: int) -> Outline | None:
+        """From the dataset's table, which its hash covers."""
+        frames = self._dataset.table[index].steps + 1
+        return Outline({_STATE: frames, _ACTION: frames}, {_COLOR: frames})
+
     def episode(self, index: int) -> RawEpisode:
         """One demonstration."""
         episode = self._dataset[index]
         hold = np.append(np.zeros(6, np.float32), episode.action_T7[-1, 6]).astype(np.float32)
         columns = {
-            "observation.state": np.concatenate([episode.state_T7, episode.final.state_7[None]]),
-            "action": np.concatenate([episode.action_T7, hold[None]]),
+            _STATE: np.concatenate([episode.state_T7, episode.final.state_7[None]]),
+            _ACTION: np.concatenate([episode.action_T7, hold[None]]),
         }
-        frames = {"observation.images.color": ArrayFrames(episode.color_THW3, episode.final.image_HW3)}
+        frames = {_COLOR: ArrayFrames(episode.color_THW3, episode.final.image_HW3)}
         return RawEpisode(
             columns,
             frames,
@@ -53,5 +68,6 @@ class OwnSource:
                 "convention": self._dataset.convention,
                 "calibration_id": episode.metadata.calibration_id,
                 "actions_known": len(episode),
+                CALIBRATION: self._dataset.calibration_yaml(index),
             },
         )

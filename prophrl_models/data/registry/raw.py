@@ -15,6 +15,9 @@ from prophrl_models.data.registry.frames import FrameSource
 
 Array = NDArray[np.float64]
 
+CALIBRATION = "calibration_yaml"
+"""Key in ``RawEpisode.metadata``: text of the camera calibration in force during an episode of this repository."""
+
 
 @dataclass(frozen=True)
 class RawEpisode:
@@ -84,6 +87,19 @@ _LAYOUT_ACTION = (
 )
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is in a stored episode, found without reading its numbers and pictures.
+
+    Attributes:
+        columns: rows of each numeric column, by published key.
+        frames: pictures of each stream.
+    """
+
+    columns: Mapping[str, int]
+    frames: Mapping[str, int]
+
+
 class Source(Protocol):
     """A folder in one published layout."""
 
@@ -98,6 +114,22 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def episode(self, index: int) -> RawEpisode: ...
+
+    def episode_id(self, index: int) -> str:
+        """The id of an episode inside this dataset, without reading it."""
+        ...
+
+    def recorded_id(self, index: int) -> str | None:
+        """The id that this repository's recorder gave an episode; None for those that it did not record."""
+        ...
+
+    def outline(self, index: int) -> Outline | None:
+        """What an episode holds; None where the layout says so nowhere but in the episode itself.
+
+        Raises:
+            RegistryError: what a look at tables and headers shows to be damaged or missing.
+        """
+        ...
 
 
 def all_episodes(source: Source) -> Iterator[RawEpisode]:

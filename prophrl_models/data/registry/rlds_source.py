@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from prophrl_models.data.registry.errors import CorruptFileError, RegistryError
 from prophrl_models.data.registry.frames import EncodedFrames, FrameSource
-from prophrl_models.data.registry.raw import RawEpisode
+from prophrl_models.data.registry.raw import Outline, RawEpisode
 from prophrl_models.data.registry.tf_example import StoredFeature, Values, parse_example
 from prophrl_models.data.registry.tfds_features import FEATURES_FILE, Leaf, read_features
 from prophrl_models.data.registry.tfrecord import read_record, record_offsets
@@ -60,11 +60,8 @@ class RldsSource:
         Raises:
             CorruptFileError: damaged record, with file and offset.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"episode {index} is outside 0..{len(self) - 1} of {self.folder}")
-        shard = bisect.bisect_right(self._ends, index)
+        shard, position = self._place(index)
         file = self._shards[shard]
-        position = index - (self._ends[shard] - self._counts[shard])
         offset = self._shard_offsets(shard)[position]
         data = read_record(file, offset)
         where = f"{file}, record at byte {offset}"
@@ -72,7 +69,27 @@ class RldsSource:
             example = parse_example(data)
         except CorruptFileError as error:
             raise CorruptFileError(f"{where}: {error}; this is no tf.train.Example") from error
-        return _Episode(self, example, where, f"{file.name}#{position}").raw
+        return _Episode(self, example, where, self.episode_id(index)).raw
+
+    def episode_id(self, index: int) -> str:
+        """File and number of the record in it."""
+        shard, position = self._place(index)
+        return f"{self._shards[shard].name}#{position}"
+
+    def recorded_id(self, index: int) -> str | None:
+        """None: others recorded them."""
+        return None
+
+    def outline(self, index: int) -> Outline | None:
+        """None: only the record itself knows how many steps it has."""
+        return None
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Shard of an episode, and its number there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"episode {index} is outside 0..{len(self) - 1} of {self.folder}")
+        shard = bisect.bisect_right(self._ends, index)
+        return shard, int(index - (self._ends[shard] - self._counts[shard]))
 
     def _shard_offsets(self, shard: int) -> list[int]:
         if shard not in self._offsets:

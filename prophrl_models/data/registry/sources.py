@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from calibration.poses import ActionConvention
-from prophrl_models.data.registry.adapter import general_episode, layouts_of
+from prophrl_models.data.registry.adapter import episode_frames, general_episode, layouts_of
 from prophrl_models.data.registry.cameras import EpisodeCamera, droid_calibration
 from prophrl_models.data.registry.errors import RegistryError
 from prophrl_models.data.registry.general import GeneralEpisode
@@ -71,6 +71,23 @@ class RegisteredDataset:
     def raw(self, index: int) -> RawEpisode:
         """One episode as stored."""
         return self.source.episode(index)
+
+    def episode_id(self, index: int) -> str:
+        """The id of an episode, without reading it."""
+        return self.source.episode_id(index)
+
+    def lasting_name(self, index: int) -> str:
+        """A name that an episode keeps in whatever folder it lies: its recorder's id, else dataset and id."""
+        return self.source.recorded_id(index) or f"{self.spec.name}/{self.episode_id(index)}"
+
+    def frames(self, index: int) -> int | None:
+        """How many frames an episode has, without reading its numbers and pictures; None where only they say.
+
+        Raises:
+            RegistryError: files whose headers show that they are damaged, or that are missing.
+        """
+        outline = self.source.outline(index)
+        return None if outline is None else episode_frames(outline, self._layouts)
 
     def __getitem__(self, index: int) -> GeneralEpisode:
         """One episode; numbers are read, pictures stay where they are until indexed.

@@ -13,15 +13,21 @@ import torch
 from scipy.stats import chi2
 
 from calibration.poses import ActionConvention
+from prophrl_models.data.dataset import Dataset
+from prophrl_models.data.lerobot.export import export_dataset
+from prophrl_models.data.lerobot.video import VideoCodec
 from prophrl_models.data.mixture import Mixture
 from prophrl_models.data.mixture_batch import MixtureBatch, collate
 from prophrl_models.data.mixture_config import MixtureError, SourceConfig, load_mixture, mixture_from
+from prophrl_models.data.mixture_index import EffectorStatistics, scan
 from prophrl_models.data.mixture_weights import BLOCK, SourceChoice, WindowOrder, probabilities
 from prophrl_models.data.registry.errors import RegistryError, UnknownDatasetError
+from prophrl_models.data.registry.raw import RawEpisode
 from prophrl_models.data.registry.sources import RegisteredDataset
 from prophrl_models.data.registry.specs import SPECS
 from prophrl_models.data.windows import WindowRule, cut
 from tests.helpers.mixtures import Published, publish
+from tests.helpers.numbered_episodes import write_dataset
 
 ROOT = Path(__file__).parents[3]
 
@@ -203,6 +209,59 @@ def test_lengths_are_read_once_when_an_index_is_kept(published: Published, tmp_p
     file.write_text("{")
     with pytest.raises(MixtureError, match=r"damaged.*delete it"):
         Mixture(config)
+
+
+def test_lengths_from_tables_and_headers_are_those_of_the_episodes(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "own", (6, 5, 9), depth=False)
+    export_dataset(tmp_path / "own", tmp_path / "lerobot", codec=VideoCodec("h264"), progress=False)
+    datasets = [
+        RegisteredDataset(name, getattr(published, name)) for name in ("austin_sailor", "libero", "bridge", "agibot")
+    ]
+    datasets += [RegisteredDataset("own_robot", tmp_path / name) for name in ("own", "lerobot")]
+    read: list[int] = []
+    plain = RegisteredDataset.raw
+
+    def counted(self: RegisteredDataset, index: int) -> RawEpisode:
+        read.append(index)
+        return plain(self, index)
+
+    monkeypatch.setattr(RegisteredDataset, "raw", counted)
+    for dataset in datasets:
+        in_full = scan(dataset, "x", statistics=EffectorStatistics(1))
+        assert read == list(range(len(dataset)))
+        read.clear()
+        found = scan(dataset, "x")
+        assert found.frames_E.tolist() == in_full.frames_E.tolist() == [len(episode) for episode in dataset]
+        assert found.content == in_full.content, "saved indices and runs stay valid"
+        del read[-len(dataset) :]
+        known = [dataset.frames(number) for number in range(len(dataset))]
+        if dataset.source.format == "rlds":
+            assert known == [None] * len(dataset) and read == list(range(len(dataset)))
+        else:
+            assert known == found.frames_E.tolist() and read == [0], "the first episode is looked at in full"
+        read.clear()
+    assert sum(dataset.source.format == "rlds" for dataset in datasets) == 2
+    ours = [row.episode_id for row in Dataset(tmp_path / "own").table]
+    for dataset in datasets[-2:]:
+        assert [dataset.lasting_name(number) for number in range(3)] == ours, "an export keeps its episodes' names"
+    assert datasets[0].lasting_name(0) == f"{datasets[0].spec.name}/{datasets[0][0].episode_id}"
+
+
+def test_headers_show_what_is_damaged_or_missing(published: Published, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "bridge"
+    shutil.copytree(published.bridge, folder)
+    files = sorted(folder.rglob("*.parquet"))
+    shutil.copy(files[2], files[1])
+    source = replace(published.source("bridge"), folder=folder)
+    with pytest.raises(MixtureError, match=r"source 'bridge', episode 1: .* rows, the episode table says"):
+        Mixture(published.mixture(sources=(source,)))
+    files[1].unlink()
+    with pytest.raises(MixtureError, match=r"source 'bridge', episode 1: no .*fetch the dataset's data folder"):
+        Mixture(published.mixture(sources=(source,)))
 
 
 def test_damaged_episodes_are_refused_or_listed(published: Published, tmp_path: Path) -> None:

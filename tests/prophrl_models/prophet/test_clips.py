@@ -15,7 +15,6 @@ from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.latents import LatentCache, LatentSpec
 from prophrl_models.data.latents_build import build_latents
 from prophrl_models.data.mixture import Mixture
-from prophrl_models.data.mixture_batch import CameraBatch
 from prophrl_models.data.mixture_config import MixtureConfig, SourceConfig
 from prophrl_models.data.windows import WindowRule
 from prophrl_models.policies.interface import Scaling
@@ -95,6 +94,36 @@ def test_held_out_episodes_are_never_drawn_and_two_datasets_both_are(cache: Late
         CachedClips([cache], world(), ClipOptions(), batch_size=1, left_out=[(0, 1, 2)])
 
 
+def test_windows_are_drawn_as_often_as_their_dataset_weighs(cache: LatentCache) -> None:
+    def second_share(options: ClipOptions) -> float:
+        clips = CachedClips([cache, cache], world(), options, batch_size=500, left_out=[(0,), ()])
+        return float(np.mean(np.concatenate([clips.draws(n) for n in range(8)]) >= len(cache)))
+
+    kept = float(np.mean(cache.window_NI[:, 0] != 0))  # of the first of the two
+    for weights, expected in (((), 1 / (1 + kept)), ((1.0, 3.0), 3 / (3 + kept)), ((2.0, 1.0), 1 / (1 + 2 * kept))):
+        for events in (0.0, 0.5):
+            share = second_share(ClipOptions(weights=weights, event_share=events))
+            if not events:
+                assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / 4000)
+            else:
+                near = [int((cache.event_N & keep).sum()) for keep in (cache.window_NI[:, 0] != 0, np.True_)]
+                a, b = weights or (1.0, 1.0)
+                of_events = b * near[1] / (a * near[0] + b * near[1])
+                assert abs(share - (expected + of_events) / 2) < 4 * np.sqrt(0.25 / 4000)
+    with pytest.raises(TrainingError, match="1 numbers for 2 datasets"):
+        second_share(ClipOptions(weights=(2.0,)))
+    for wrong in ((1.0, 0.0), (1.0, float("inf")), 3.0):
+        with pytest.raises(TrainingError, match="must be a list of positive numbers"):
+            ClipOptions(weights=wrong)  # type: ignore[arg-type]
+
+
+def test_draws_without_weights_are_what_they_always_were(cache: LatentCache) -> None:
+    clips = CachedClips([cache], world(), ClipOptions(event_share=0.5), batch_size=6, seed=4)
+    rng = np.random.default_rng((4, 9))
+    anywhere, near = rng.choice(np.arange(len(cache)), 6), rng.choice(np.flatnonzero(cache.event_N), 6)
+    assert clips.draws(9) == np.where(rng.random(6) < 0.5, near, anywhere).tolist()
+
+
 def test_streams_that_the_network_lacks_are_left_out(cache: LatentCache) -> None:
     full = CachedClips([cache], world(), ClipOptions(), batch_size=2).batch(0)
     assert full.history_BCMHW is not None and full.frame_latent_BCLHW is not None and full.actions_BAX is not None
@@ -160,13 +189,10 @@ def test_a_mixture_gives_the_clips_that_the_cache_gives(dataset: Dataset, cache:
         assert batch.actions_BAX is not None and cached.actions_BAX is not None
         torch.testing.assert_close(batch.actions_BAX[row], cached.actions_BAX[0], atol=1e-5, rtol=1e-5)
         assert batch.valid_BL[row].tolist() == [False] + [True] * 5
-    assert batch.frame_latent_BCLHW is None  # the registry knows no camera of these episodes
-    view, known_B = camera(), torch.ones(2, dtype=torch.bool)
-    K = torch.from_numpy(view.K).float().expand(2, 3, 3)
-    T = torch.from_numpy(view.T_camera_base).float().expand(2, 81, 4, 4)
-    seeing = dataclasses.replace(pictures, camera=CameraBatch(K, T, torch.zeros(2, 5), known_B))
-    drawn = mixture_action_frames(seeing)
-    assert drawn is not None and mixture_action_frames(pictures) is None
+    drawn, view = mixture_action_frames(pictures), camera()  # its calibration lies beside each episode
+    assert drawn is not None and batch.frame_latent_BCLHW is not None
+    blind = dataclasses.replace(pictures, camera=None)
+    assert mixture_action_frames(blind) is None and clips.encoded(blind).frame_latent_BCLHW is None
     for row in range(2):
         poses = np.stack([from_euler(state[0, :6]) for state in pictures.state_BTN7[row, 60:].double().numpy()])
         opening = [float(pictures.state_BTN7[row, 60, 0, 6]), *pictures.action_BTN7[row, :, 0, 6].tolist()]

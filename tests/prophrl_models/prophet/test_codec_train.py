@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from prophrl_models.data.dataset import Dataset
 from prophrl_models.prophet.codec import load_codec
 from prophrl_models.prophet.codec_config import CodecConfig
 from prophrl_models.prophet.codec_pictures import Pictures
@@ -19,7 +21,8 @@ from prophrl_models.prophet.codec_train import CodecTrainOptions, codec_loss, tr
 from prophrl_models.training.checkpoint import CheckpointError
 from prophrl_models.training.loop import LoopOptions, Progress
 from prophrl_models.training.settings import TrainingError
-from tests.helpers.reaches import write_dataset
+from tests.helpers.prophet_data import write_reaches
+from tests.helpers.reaches import camera, write_dataset
 
 TINY = CodecConfig(
     latent_channels=8,
@@ -149,6 +152,34 @@ def test_held_out_episodes_are_not_trained_on(dataset_folder: Path) -> None:
     training = {id(shots) for shots in pictures.training}
     assert pictures.held_out and not training & {id(shots) for shots in pictures.held_out}
     assert len(pictures.training) + len(pictures.held_out) == 6
+
+
+def test_a_given_camera_serves_episodes_without_a_calibration_and_belongs_to_the_run(tmp_path: Path) -> None:
+    write_reaches(tmp_path / "seen", 2)
+    write_reaches(tmp_path / "blind", 2, calibrated=False)
+    row = Dataset(tmp_path / "blind").table[0]  # its own calibration comes first
+    shutil.copy(tmp_path / "seen" / row.folder / "calibration.yaml", tmp_path / "blind" / row.folder)
+    given = replace(camera(), cx=camera().cx + 40.0)
+    without, having = (Pictures([tmp_path / "blind"], 32, 48, view) for view in (None, given))
+    assert (without.without_camera, having.without_camera) == (1, 0)
+    found = [shots.camera for shots in having.training + having.held_out]
+    places = {round(view.cx, 3) for view in found if view is not None}
+    assert places == {round(view.resized(48, 32).cx, 3) for view in (camera(), given)}
+
+    class Cut(RuntimeError):
+        pass
+
+    def cut(progress: Progress) -> None:
+        if progress.step == 2:
+            raise Cut
+
+    brief = replace(OPTIONS, loop=replace(OPTIONS.loop, steps=3, save_every=1, log_every=1))
+    with pytest.raises(Cut):
+        train_codec([tmp_path / "blind"], tmp_path / "run", TINY, brief, camera=given, report=cut)
+    with pytest.raises(CheckpointError, match="other"):
+        train_codec([tmp_path / "blind"], tmp_path / "run", TINY, brief)
+    train_codec([tmp_path / "blind"], tmp_path / "run", TINY, brief, camera=given)
+    assert load_codec(tmp_path / "run")[1]["episodes_without_camera"] == 0
 
 
 def test_options_that_make_no_sense_are_refused() -> None:

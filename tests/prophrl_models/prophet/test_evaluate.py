@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,6 +16,7 @@ from prophrl_models.prophet.evaluate import BASELINE, CHUNK, LOOP, EvaluationSet
 from prophrl_models.prophet.metrics import PSNR_LIMIT_DB
 from prophrl_models.prophet.playback import StillWorld, play
 from prophrl_models.prophet.scores import Paired, Scores, Spread
+from prophrl_models.prophet.trained_on import RECORD, TrainedOn
 from tests.helpers.drawn_world import CONVENTION, DrawnWorld, write_dataset
 
 LENGTHS = (30, 21, 40, 9, 34, 18, 26, 40)
@@ -190,6 +194,36 @@ def test_a_model_that_was_trained_on_the_held_out_episodes_is_refused(dataset: D
     assert evaluate([clean], dataset, settings).notes == ()
     silent = subject(DrawnWorld(), dataset_hashes=hashes)
     assert "does not say which episodes" in evaluate([silent], dataset, settings).notes[0]
+
+
+def test_an_episode_is_known_again_in_a_dataset_of_another_hash(dataset: Dataset, tmp_path: Path) -> None:
+    """Trained on everything; evaluated on the same recordings in a dataset that was built anew with one more."""
+    ids = [row.episode_id for row in dataset.table]
+    other = write_dataset(tmp_path / "other", (*LENGTHS, 25))
+    assert other.content_hash != dataset.content_hash and set(ids) < {row.episode_id for row in other.table}
+    record = {"dataset_hashes": [dataset.content_hash], RECORD: TrainedOn.of(ids).to_json()}
+    settings = EvaluationSettings(held_out=0.5, windows=1, chunks=1, episodes=1, sensitivity=False)
+    count = sum(other.table[p].episode_id in ids for p in held_out(other, 0.5).held_out)
+    with pytest.raises(EvaluationError, match=f"was trained on {count} of the"):
+        evaluate([subject(DrawnWorld(), **record)], other, settings)
+    kept = [dataset.table[p].episode_id for p in held_out(dataset, 0.5).train]
+    clean = {**record, RECORD: TrainedOn.of(kept).to_json(), "held_out": {"fraction": 0.5, "seed": 0}}
+    assert evaluate([subject(DrawnWorld(), **clean)], other, settings).notes == ()
+    with pytest.raises(EvaluationError, match=r"use --held-out 0\.5 --split-seed 0, as in its training"):
+        evaluate([subject(DrawnWorld(), **clean)], other, dataclasses.replace(settings, split_seed=1))
+
+
+def test_old_checkpoints_are_evaluated_with_a_note(dataset: Dataset) -> None:
+    settings = EvaluationSettings(held_out=0.5, windows=1, chunks=1, episodes=1, sensitivity=False)
+    elsewhere = {"dataset_hashes": ["another"]}
+    same_split = subject(DrawnWorld(), **elsewhere, held_out={"fraction": 0.5, "seed": 0})
+    assert evaluate([same_split], dataset, settings).notes == (), "what was held out there is held out everywhere"
+    other_split = subject(DrawnWorld(), **elsewhere, held_out={"fraction": 0.5, "seed": 7})
+    (note,) = evaluate([other_split], dataset, settings).notes
+    assert "does not say which episodes" in note and "may be among them" in note
+    parent = {"checkpoint": "older", "sha256": "0" * 64}
+    child = subject(DrawnWorld(), **elsewhere, held_out={"fraction": 0.5, "seed": 0}, parent=parent)
+    assert "older, the parent of" in evaluate([child], dataset, settings).notes[0]
 
 
 def test_the_still_world_is_a_world() -> None:

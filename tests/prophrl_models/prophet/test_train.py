@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from calibration.poses import ActionConvention
 from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
 from prophrl_models.data.latents import LatentError
+from prophrl_models.data.split import held_out
 from prophrl_models.prophet.checkpoint import load_prophet
 from prophrl_models.prophet.codec_train import CodecTrainOptions
 from prophrl_models.prophet.config import preset
@@ -25,6 +27,7 @@ from prophrl_models.prophet.train import train_prophet
 from prophrl_models.prophet.train_data import network_config
 from prophrl_models.prophet.train_open import Origin
 from prophrl_models.prophet.train_settings import ClipOptions, ProphetTrainConfig, load_prophet_config
+from prophrl_models.prophet.trained_on import RECORD, TrainedOn
 from prophrl_models.training.loop import LoopOptions
 from prophrl_models.training.settings import TrainingError
 from tests.helpers.prophet_data import codec_folder, new_codec, write_reaches
@@ -80,6 +83,10 @@ def test_the_checkpoint_says_where_it_comes_from(made: Path, checkpoint: Path) -
     assert provenance["dataset_hashes"] == [dataset.content_hash]
     assert provenance["calibration_ids"] == ["none"]  # the drawn episodes were recorded without one
     assert provenance["held_out"] == {"fraction": 0.5, "seed": 0}
+    split = held_out(dataset, 0.5)
+    trained_on = TrainedOn.of_provenance(provenance, "it")
+    said = [trained_on.used(row.episode_id, "another dataset") for row in dataset.table]
+    assert said == ["yes" if position in split.train else "no" for position in range(len(dataset))]
     assert provenance["training"]["batch_size"] == 4 and provenance["git_revision"]
     assert codec.config == new_codec().config
     statistics = dataset.normalisation().action
@@ -89,6 +96,8 @@ def test_the_checkpoint_says_where_it_comes_from(made: Path, checkpoint: Path) -
     np.testing.assert_allclose(config.action_scaling.scale[2], (high - low) / 2, rtol=1e-6)
     assert float(scaled[6]) == pytest.approx(0.3)
     assert not list(checkpoint.parent.glob("resume*"))
+    started_with = json.loads((checkpoint.parent / "settings.json").read_text())
+    assert "clips.weights" not in started_with  # runs from before datasets could weigh differently go on
 
 
 def test_the_checkpoint_is_the_moving_average_of_what_was_learned(made: Path, tmp_path: Path) -> None:
@@ -166,6 +175,32 @@ def test_going_on_from_a_checkpoint_keeps_its_units_and_may_add_streams(
     with pytest.raises(TrainingError, match="of another architecture"):
         wider = brief(1, network={"adaln_lora_dim": 8})
         train_prophet([made / "dataset"], tmp_path / "wider", wider, origin=start)
+
+
+def test_episodes_of_the_weights_it_went_on_from_are_remembered(made: Path, checkpoint: Path, tmp_path: Path) -> None:
+    table = Dataset(made / "dataset").table
+    kept_back = [table[position].episode_id for position in held_out(Dataset(made / "dataset"), 0.5).held_out]
+    write_reaches(tmp_path / "later", 1, seed=5)  # another recording that bears the first one's name
+    (name,) = (row.episode_id for row in Dataset(tmp_path / "later").table)
+    assert name in kept_back
+    start = origin(made, codec=None, init=checkpoint, latents=tmp_path / "latents")
+    folder = train_prophet([tmp_path / "later"], tmp_path / "on", brief(1), origin=start)
+    found = TrainedOn.of_provenance(load_prophet(folder)[3], "it")
+    expected = ["yes" if row.episode_id == name or row.episode_id not in kept_back else "no" for row in table]
+    assert [found.used(row.episode_id, "") for row in table] == expected and "no" in expected
+
+    old = tmp_path / "old" / "prophet"  # a parent from before episodes were recorded
+    shutil.copytree(checkpoint, old)
+    provenance = json.loads((old / "provenance.json").read_text())
+    del provenance[RECORD]
+    (old / "provenance.json").write_text(json.dumps(provenance))
+    folder = train_prophet(
+        [tmp_path / "later"], tmp_path / "of_old", brief(1), origin=dataclasses.replace(start, init=old)
+    )
+    found = TrainedOn.of_provenance(load_prophet(folder)[3], "it")
+    assert [found.used(row.episode_id, Dataset(made / "dataset").content_hash) for row in table] == expected
+    trained = next(row.episode_id for row in table if row.episode_id not in kept_back)
+    assert found.used(trained, "another dataset") == "unknown"
 
 
 def test_lora_trains_adapters_and_new_modules_only_and_merges_them(

@@ -19,7 +19,7 @@ from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
 from prophrl_models.reward.classifier_judge import save_classifier
 from prophrl_models.reward.factory import JudgeSettings
-from prophrl_models.rl.open_run import Sources, open_trainer
+from prophrl_models.rl.open_run import Sources, open_starts, open_trainer
 from prophrl_models.rl.settings import load_settings
 from prophrl_models.training.loop import LoopOptions
 from prophrl_models.training.sft import SftConfig, train_policy
@@ -42,7 +42,7 @@ def test_folders_become_a_reinforced_checkpoint(tmp_path: Path) -> None:
     looks = ClassifierConfig((INSTRUCTION,), frames=4, height=24, width=32, channels=(8, 8, 8, 8), token=16, heads=2)
     classifier = SuccessClassifier(looks)
     judge = save_classifier(tmp_path / "judge", classifier.eval(), Decision(), {"made_for": "a test"})
-    sources = Sources(sft, world, data, JudgeSettings("classifier", str(judge)), world_steps=2)
+    sources = Sources(sft, world, (data,), JudgeSettings("classifier", str(judge)), world_steps=2)
     settings = load_settings(PRESET)
     settings = replace(settings, watch=replace(settings.watch, tensorboard=False))
     trainer = open_trainer(sources, settings, tmp_path / "rl")
@@ -50,6 +50,11 @@ def test_folders_become_a_reinforced_checkpoint(tmp_path: Path) -> None:
     assert load_policy(folder).spec == load_policy(sft).spec
     record = json.loads((folder / "provenance.json").read_text())
     assert record["parent"]["checkpoint"] == "policy" and record["world"]["sha256"] and record["starts"]
+    sides = record["starts_split"]
+    names = {row.episode_id for row in Dataset(data).table}
+    assert {*sides["training"], *sides["held_out"]} == names and len(sides["held_out"]) == 2
+    again = open_starts(replace(sources, policy=folder), replace(settings, seed=9), load_policy(folder))
+    assert {start.source for start in again.prompts[-2:]} == set(sides["held_out"])  # whatever the seed
     assert record["dataset_hash"] == Dataset(data).content_hash
     assert (tmp_path / "rl" / "report.html").is_file()
     lines = [json.loads(line) for line in (tmp_path / "rl" / "log.jsonl").read_text().splitlines()]

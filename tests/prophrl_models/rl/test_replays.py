@@ -10,7 +10,7 @@ import pytest
 
 from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
 from prophrl_models.reward.judge import Confusion, LabelJudge
-from prophrl_models.rl.replays import LoggedEpisode, compare_outcomes, logged_episodes, replay_videos
+from prophrl_models.rl.replays import LoggedEpisode, compare_outcomes, joined_episodes, logged_episodes, replay_videos
 from tests.helpers.dot_world import DotWorld, starts
 from tests.helpers.reaches import CONVENTION, camera, places, reach
 
@@ -54,6 +54,18 @@ def test_a_few_are_drawn_with_both_outcomes_and_the_same_each_time(dataset: Data
             e.prompt.source for e in logged_episodes(dataset, most=2, seed=seed)
         ]
     assert len(logged_episodes(dataset, most=3)) == 3
+
+
+def test_the_newest_dataset_gives_its_share_and_the_others_what_it_lacks(dataset: Dataset, tmp_path: Path) -> None:
+    writer = DatasetWriter(tmp_path / "new", DatasetHeader(convention=CONVENTION))
+    writer.add(reach(places(1, 5)[0], 40), "new")
+    writer.finish()
+    new = Dataset(tmp_path / "new")
+    both = joined_episodes([dataset, new], most=3)
+    assert both[0].prompt.source == "reach-40" and len(both) == 3
+    assert len(joined_episodes([new, dataset], most=3)) == 3  # two of the newer one, the other has but one
+    assert len(joined_episodes([dataset, new])) == 5
+    assert len(joined_episodes([dataset, new], most=1)) == 1
 
 
 def test_a_dataset_without_outcomes_is_refused(tmp_path: Path) -> None:

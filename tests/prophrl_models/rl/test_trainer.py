@@ -24,7 +24,7 @@ from prophrl_models.rl.run_state import RESUME_FILE, ROLLOUT_FOLDER
 from prophrl_models.rl.trainer import JudgeUnavailable, StepReport, notable
 from prophrl_models.training.settings import TrainingError
 from prophrl_models.trials.statistics import SuccessRate
-from tests.helpers.dot_runs import HELD_OUT, SETTINGS, TRAINING, dot_trainer, dot_worker
+from tests.helpers.dot_runs import HELD_OUT, SETTINGS, TRAINING, dot_trainer, dot_worker, reopened
 from tests.helpers.dot_world import DotJudge
 
 BRIEF = replace(SETTINGS, rollout=replace(SETTINGS.rollout, prompts=2, max_rounds=1, video_every=0))
@@ -157,6 +157,29 @@ def test_a_run_stops_when_imagined_and_audited_success_part_ways(taught: TinyPol
     trainer.run()
     assert trainer.facts.step < 5 and "audited" in trainer.facts.stopped
     assert trainer.facts.evaluations[1]["audited"] == pytest.approx(15 / 40)
+
+
+def test_a_run_goes_on_only_with_the_audit_it_was_begun_with(taught_file: Path, tmp_path: Path) -> None:
+    def examiner(policy: FlowPolicy, step: int) -> Look:
+        return Look(step, audited=SuccessRate(20, 40))
+
+    def stop(report: StepReport) -> None:
+        raise KeyboardInterrupt
+
+    for name, begun, other in (("audited", "--audit-trials 20", ""), ("plain", "", "--audit-trials 20")):
+        folder, settings = tmp_path / name, replace(BRIEF, steps=2)
+        with pytest.raises(KeyboardInterrupt):
+            dot_trainer(
+                reopened(taught_file), folder, settings, examiner=examiner if begun else None, audit=begun, watch=stop
+            ).run()
+        words = f"with {f'the audit {begun!r}' if begun else 'no audit'}, and was now asked to go on with"
+        with pytest.raises(TrainingError, match=words):
+            dot_trainer(reopened(taught_file), folder, settings, audit=other).run()
+    with pytest.raises(TrainingError, match="go on with the audit '--audit-trials 40'"):
+        dot_trainer(reopened(taught_file), tmp_path / "audited", settings, audit="--audit-trials 40").run()
+    trainer = dot_trainer(reopened(taught_file), tmp_path / "plain", settings)
+    trainer.run()
+    assert trainer.facts.step == 2
 
 
 def test_a_second_judge_looks_at_evaluations(taught: TinyPolicy, tmp_path: Path) -> None:

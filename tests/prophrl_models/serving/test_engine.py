@@ -13,7 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prophrl_models.data.normalise import FeatureStatistics, Normalisation
-from prophrl_models.policies.chunking import Committed
+from prophrl_models.policies import chunking
+from prophrl_models.policies.chunking import Committed, guided_sample
 from prophrl_models.policies.interface import FlowPolicy, Inputs, ObservationBatch, UnknownInstruction
 from prophrl_models.serving.engine import (
     PolicyEngine,
@@ -98,6 +99,30 @@ def test_what_the_policy_was_not_made_for_is_refused_with_the_difference(engine:
 
 def test_warming_up_measures_single_answers(engine: PolicyEngine) -> None:
     assert engine.warm_up(runs=3).summary().count == 2
+
+
+def test_warming_up_for_real_time_chunking_guides_one_chunk_of_each_batch_size(
+    engine: PolicyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guided: list[int] = []
+    free: list[int] = []
+
+    def counted(policy: FlowPolicy, cond: Any, committed: list[Committed | None], **options: Any) -> torch.Tensor:
+        assert all(row is not None and 0 < row.frozen < len(row.actions_MD) for row in committed)
+        guided.append(len(committed))
+        return guided_sample(policy, cond, committed, **options)
+
+    def sampled(cond: Any, noise: torch.Tensor) -> torch.Tensor:
+        free.append(len(noise))
+        return denoise(cond, noise)
+
+    denoise = engine._stages.denoise
+    monkeypatch.setattr(chunking, "guided_sample", counted)
+    monkeypatch.setattr(engine._stages, "denoise", sampled)
+    assert engine.warm_up(runs=2, guided=True).summary().count == 1, "guided answers are slower and not counted"
+    assert guided == batch_sizes(engine.max_batch) and sorted(free) == sorted(guided * 2)
+    engine.warm_up(runs=2)
+    assert len(guided) == len(batch_sizes(engine.max_batch)), "only where it is asked for"
 
 
 def test_two_checkpoints_have_one_id_exactly_when_their_files_are_equal(

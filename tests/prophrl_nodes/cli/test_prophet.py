@@ -67,6 +67,10 @@ def test_ablations_and_missing_cameras(home: Path, capsys: pytest.CaptureFixture
     assert "--camera FILE" in capsys.readouterr().err
     calibration = home / "dataset" / "episodes" / "000000" / "calibration.yaml"
     assert prophet(home, "train", home / "blind", home / "b", *words, "--camera", calibration) == 0
+    assert prophet(home, "codec", home / "blind", home / "seeing", "--camera", calibration) == 0
+    assert prophet(home, "codec", home / "blind", home / "unseeing") == 0
+    records = [json.loads((home / name / "codec_provenance.json").read_text()) for name in ("seeing", "unseeing")]
+    assert records[0]["episodes_without_camera"] == 0 < records[1]["episodes_without_camera"]
     assert prophet(home, "train", home / "blind", home / "c", *words, "--no-frames", "--no-history") == 0
     network = json.loads((home / "c" / "prophet" / "config.json").read_text())["prophet"]["network"]
     assert network["action_frames"] == "none" and network["memory"] is None

@@ -28,6 +28,8 @@ def test_an_audit_on_the_twin_is_made_from_the_arguments_and_says_what_it_is(
     options = parsed(policy, "--audit-twin", "place_bowl", "--audit-trials", "7", "--audit-execute", "5")
     examiner = rl._examiner(options, RlSettings())
     assert (examiner.settings.trials, examiner.settings.execute_length, len(examiner.placements)) == (7, 5, 7)
+    assert rl._audit(options) == "--audit-twin place_bowl --audit-trials 7 --audit-execute 5"
+    assert rl._audit(parsed(policy)) == ""
     assert "7 trials of place_bowl on the digital twin every 10 steps" in capsys.readouterr().out
     with pytest.raises(StudyError, match="was not trained on 'put the red cube into the bowl'"):
         rl._examiner(parsed(policy, "--audit-twin", "place_cube"), RlSettings())
@@ -47,6 +49,15 @@ def test_audits_that_would_never_happen_or_contradict_are_refused(tmp_path: Path
         rl._examiner(both, settings)
     with pytest.raises(rl.UsageError, match="at least one trial, got 0"):
         rl._examiner(parsed(tmp_path, "--audit-twin", "place_bowl", "--audit-trials", "0"), settings)
+
+
+def test_several_datasets_give_starts_and_the_last_path_is_the_output(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    rl.register(parser)
+    sources = ("--policy", str(tmp_path), "--world", "world", "--judge", "classifier:judge")
+    options = parser.parse_args(["run", "first", "second", "out", *sources])
+    assert (options.datasets, options.out) == ([Path("first"), Path("second")], Path("out"))
+    assert rl._opened(options).datasets == (Path("first"), Path("second"))
 
 
 def test_judges_are_named_by_kind_and_place() -> None:

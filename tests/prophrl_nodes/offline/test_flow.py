@@ -73,6 +73,6 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     plan = OfflinePlan((bags,), str(tmp_path / "policy"), str(tmp_path / "world"), "place_cube", world_steps=50, seed=3)
     words = dataset_stage(plan, at).command[3:]
     assert words[:4] == ["dataset", "build", bags, str(at.dataset)] and "--discarded" in words
-    words = world_stage(plan, at).command[3:]
+    words = world_stage(plan, at, [at.dataset]).command[3:]
     assert " ".join(words[4:]) == f"--seed 3 --preset small_adapt --init {tmp_path / 'world'} --steps 50"
     assert judge_of(plan, at) == f"classifier:{at.judge / 'classifier'}"

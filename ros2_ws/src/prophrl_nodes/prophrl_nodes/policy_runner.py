@@ -141,6 +141,7 @@ class InProcessRunner(_Timed):
         seed: of the sampling noise.
         threads: CPU threads torch may use, 0 leaves torch's own choice.
         precision, compile: see ``PolicyEngine``.
+        real_time: chunks that continue others will be asked for (real-time chunking), and are warmed up, too.
         extra_latency_s: see ``PolicyRunner``.
         budget_s: longest acceptable answer, 0: as long as a chunk takes to execute.
 
@@ -157,12 +158,13 @@ class InProcessRunner(_Timed):
         *,
         precision: str = "auto",
         compile: bool = False,
+        real_time: bool = False,
         extra_latency_s: float = 0.0,
         budget_s: float = 0.0,
     ) -> None:
         self._engine = PolicyEngine.load(checkpoint, device, threads=threads, precision=precision, compile=compile)
         super().__init__(seed, extra_latency_s, budget_s or chunk_duration_s(self._engine.spec))
-        self._engine.warm_up()
+        self._engine.warm_up(guided=real_time)
 
     @property
     def policy_id(self) -> str:
@@ -259,12 +261,14 @@ def open_runner(
     budget_s: float = 0.0,
     settings: ClientSettings | None = None,
     token_file: str = "",
+    real_time: bool = False,
 ) -> PolicyRunner:
     """The runner for a checkpoint folder or a server's ``ws://`` address.
 
     Args:
         settings: how to reach a server and what it must serve.
         token_file: file with the server's bearer token, instead of a token in ``settings``.
+        real_time: see ``InProcessRunner``; a server is always ready for it.
 
     Raises:
         CheckpointError: the folder cannot be trusted or built.
@@ -275,7 +279,9 @@ def open_runner(
         if token_file:
             settings = replace(settings or ClientSettings(), token=read_token(token_file))
         return RemoteRunner(where, seed, settings, extra_latency_s=extra_latency_s, budget_s=budget_s)
-    return InProcessRunner(where, device, seed, threads, extra_latency_s=extra_latency_s, budget_s=budget_s)
+    return InProcessRunner(
+        where, device, seed, threads, real_time=real_time, extra_latency_s=extra_latency_s, budget_s=budget_s
+    )
 
 
 __all__ = [

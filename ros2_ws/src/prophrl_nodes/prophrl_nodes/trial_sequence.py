@@ -16,6 +16,7 @@ from robot_bridge.twin.lab_client import LabError
 from robot_bridge.twin.tasks import Placement, get_task
 
 POLL_S = 0.2
+CANCELLED = "cancelled"
 STEADY_S = 0.6
 """Success must hold this long before it ends a trial: a cube that bounces out was never in."""
 
@@ -80,7 +81,8 @@ class TrialSequence:
         self._cell.disengage_executor()
         self._on_phase("judging")
         verdict = verdict or self._scene.verdict()
-        outcome = "success" if verdict.success else "failure"
+        # Whoever broke a trial off has not seen how it would have ended; judges learn from what the bag says.
+        outcome = "success" if verdict.success else "unknown" if stop_reason == CANCELLED else "failure"
         note = f"{stop_reason}; {verdict.reason}"
         episode = self._cell.finish_recording(handle, accept=True, outcome=outcome, note=note)
         return TrialOutcome(True, verdict.success, stop_reason, verdict, episode.bag_path, duration_s, wall_s)
@@ -105,7 +107,7 @@ class TrialSequence:
             if now_s > deadline_s:
                 return f"time limit of {max_duration_s:.0f} s", None
             if should_stop():
-                return "cancelled", None
+                return CANCELLED, None
             time.sleep(POLL_S)
 
     def _goal(self, request: TrialRequest) -> RecordEpisode.Goal:

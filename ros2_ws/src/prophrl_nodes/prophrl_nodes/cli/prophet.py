@@ -8,6 +8,7 @@
   prophrl prophet eval runs/world/prophet runs/dataset --out runs/report
   prophrl prophet rank runs/world/prophet runs/dataset runs/*/policy --judge classifier:runs/judge --task place_cube \\
       --out runs/ranking                                             does it rank policies as the twin does?
+  prophrl prophet ablate runs/dataset runs/ablation --seeds 0 1      what is each part of it worth?
 
 Whatever was interrupted goes on where it stopped when the same command is given again.
 """
@@ -17,12 +18,15 @@ from __future__ import annotations
 import argparse
 
 from prophrl_nodes.cli import (
+    prophet_ablate,
     prophet_cache,
     prophet_codec,
     prophet_convert,
     prophet_distil,
     prophet_eval,
+    prophet_pack,
     prophet_rank,
+    prophet_reference,
     prophet_train,
 )
 
@@ -32,8 +36,11 @@ VERBS = {
     "train": (prophet_train, "train a world model"),
     "distil": (prophet_distil, "make a world model that needs few passes"),
     "convert": (prophet_convert, "published weights to a checkpoint to start from"),
+    "pack": (prophet_pack, "a copy of half the size, for giving away"),
     "eval": (prophet_eval, "compare what a world model imagines with what happened"),
     "rank": (prophet_rank, "compare how a world model ranks policies with how the twin does"),
+    "reference": (prophet_reference, "the world model that is shipped, from nothing"),
+    "ablate": (prophet_ablate, "train it with parts left out, and say what each is worth"),
 }
 
 

@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from prophrl_nodes.cli.prophet_shared import Bars, add_settings, read_settings
+from prophrl_nodes.cli.prophet_shared import Bars, add_camera, add_settings, given_camera, read_settings
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="made by prophrl dataset build")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the codec, new or to be continued")
     add_settings(parser)
+    add_camera(parser)
     parser.add_argument("--steps", type=int, help="optimiser steps, instead of what the settings say")
 
 
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
             options.out,
             preset(config.size).codec,
             settings,
+            camera=given_camera(options),
             device="cuda" if torch.cuda.is_available() else "cpu",
             report=bars.training("codec step"),
         )

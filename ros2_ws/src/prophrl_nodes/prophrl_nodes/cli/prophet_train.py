@@ -29,6 +29,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", type=Path, metavar="FOLDER", help="codec, or world model whose codec is taken")
     parser.add_argument("--latents", type=Path, metavar="FOLDER", help="where encoded datasets are kept (default: OUT)")
     add_camera(parser)
+    parser.add_argument(
+        "--weight",
+        type=float,
+        action="append",
+        metavar="W",
+        help="once for each DATASET: how much more often than with 1 its windows are drawn (default: all alike)",
+    )
     parser.add_argument("--lora", action="store_true", help="train adapters and the conditioning modules only")
     parser.add_argument("--no-history", action="store_true", help="ablation: no memory of past frames")
     parser.add_argument("--no-frames", action="store_true", help="ablation: no action frames (needs no camera)")
@@ -62,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
         network={**config.network, **off},
         train="lora" if options.lora else config.train,
         mixture="" if options.datasets else config.mixture,
+        clips=dataclasses.replace(config.clips, weights=tuple(options.weight or config.clips.weights)),
     )
     if config.train == "lora" and options.init is None:
         raise UsageError("adapters need weights to adapt; give a world model with --init, or leave --lora out")

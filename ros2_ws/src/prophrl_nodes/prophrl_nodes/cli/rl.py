@@ -4,9 +4,12 @@
   prophrl rl run runs/dataset runs/rl --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge
   prophrl rl report runs/rl
   prophrl rl offline runs/collect/bags runs/sft/policy runs/offline --world runs/prophet     all stages in one command
+  prophrl rl offline runs/trials/bags runs/round_2 --after runs/offline      the next round, with trials of its policy
+  prophrl rl ablate runs/dataset runs/rl_ablation --policy runs/sft/policy ...      arms x seeds, measured and compared
 
-DATASET gives the start states: the first picture and state of its episodes. Ctrl-C stops a run; the same command goes
-on where it stopped. The result is OUT/policy, the report OUT/report.html.
+Each DATASET gives start states: the first picture and state of its episodes. When a policy is reinforced again, what
+was held out stays so, and what it was trained on is never held out. Ctrl-C stops a run; the same command goes on where
+it stopped. The result is OUT/policy, the report OUT/report.html.
 A judge is classifier:FOLDER, local:FOLDER (a vision-language model) or server:ADDRESS,MODEL. With --audit-twin the
 policy is also tried on the digital twin now and then (data of the twin only): the run stops if that and imagined
 success part ways; nothing is learned from it.
@@ -19,7 +22,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from prophrl_nodes.cli import rl_offline
+from prophrl_nodes.cli import rl_ablate, rl_offline
 
 DEFAULT_PRESET = "small"
 
@@ -30,9 +33,9 @@ class UsageError(ValueError):
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    what = parser.add_subparsers(dest="what", required=True, metavar="{run,check,report,offline}")
+    what = parser.add_subparsers(dest="what", required=True, metavar="{run,check,report,offline,ablate}")
     run_ = what.add_parser("run", help="train; an interrupted run goes on")
-    run_.add_argument("dataset", type=Path, metavar="DATASET", help="folder made by prophrl dataset build")
+    run_.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="made by prophrl dataset build")
     run_.add_argument("out", type=Path, metavar="OUT", help="folder of the run, new or to be continued")
     _sources(run_)
     run_.add_argument("--second-judge", metavar="JUDGE", help="looks at evaluations only; the run stops if they part")
@@ -43,7 +46,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("--ray", type=int, default=0, metavar="N", help="roll out in N Ray actors (default: here)")
     run_.add_argument("--ray-gpus", type=float, default=0.0, help="graphics cards for each actor (default: 0)")
     check = what.add_parser("check", help="measure whether a run has a chance before starting it")
-    check.add_argument("dataset", type=Path, metavar="DATASET", help="with failures too, if the world is to be checked")
+    check.add_argument(
+        "datasets", nargs="+", type=Path, metavar="DATASET", help="with failures too, if the world is to be checked"
+    )
     _sources(check)
     check.add_argument("--starts", type=int, default=16, help="start states that are rolled out (default: 16)")
     check.add_argument("--episodes", type=int, default=32, help="logged episodes that are imagined (default: 32)")
@@ -52,6 +57,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     report.add_argument("out", type=Path, metavar="OUT", help="folder of the run")
     offline = what.add_parser("offline", help="from bags and two checkpoints to a reinforced policy, all stages")
     rl_offline.register(offline)
+    ablate = what.add_parser(
+        "ablate",
+        help="arms x seeds of runs, measured and compared",
+        description=rl_ablate.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    rl_ablate.register(ablate)
 
 
 def _sources(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +81,8 @@ def _sources(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl rl``."""
-    return {"run": _run, "check": _check, "report": _report, "offline": rl_offline.run}[options.what](options)
+    verbs = {"run": _run, "check": _check, "report": _report, "offline": rl_offline.run, "ablate": rl_ablate.run}
+    return verbs[options.what](options)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -93,6 +106,7 @@ def _run(options: argparse.Namespace) -> int:
         ray_workers=options.ray,
         ray_gpus=options.ray_gpus,
         examiner=_examiner(options, settings) if options.audit_twin else None,
+        audit=_audit(options),
         watch=watch,
     )
     try:
@@ -135,16 +149,25 @@ def _examiner(options: argparse.Namespace, settings: Any) -> Any:
     return examiner
 
 
+def _audit(options: argparse.Namespace) -> str:
+    """The audit on the twin as the run remembers it: in the words that ask for it."""
+    if not options.audit_twin:
+        return ""
+    how = f"--audit-trials {options.audit_trials} --audit-execute {options.audit_execute}"
+    return f"--audit-twin {options.audit_twin} {how}"
+
+
 def _check(options: argparse.Namespace) -> int:
     from prophrl_models.data.dataset import Dataset
     from prophrl_models.rl.check import CheckSettings, LabelledVideo, run_check
     from prophrl_models.rl.open_run import open_worker
-    from prophrl_models.rl.replays import logged_episodes
+    from prophrl_models.rl.replays import joined_episodes
     from prophrl_nodes.cli.output import print_json
 
     settings, sources = _settings(options), _opened(options)
     worker = open_worker(sources, settings)
-    logged = logged_episodes(Dataset(options.dataset), most=options.episodes, seed=settings.seed)
+    datasets = [Dataset(folder) for folder in options.datasets]
+    logged = joined_episodes(datasets, most=options.episodes, seed=settings.seed)
     labelled = [
         LabelledVideo(e.frames_THW3, e.prompt.instruction, e.success) for e in logged if e.frames_THW3 is not None
     ]
@@ -186,7 +209,7 @@ def _opened(options: argparse.Namespace) -> Any:
     return Sources(
         policy=options.policy,
         world=options.world,
-        dataset=options.dataset,
+        datasets=tuple(options.datasets),
         judge=parse_judge(options.judge),
         auditor=parse_judge(second) if second else None,
         instructions=tuple(options.task),
@@ -228,6 +251,7 @@ def _preset(name: str) -> Path:
     # A file that is newer than the last set-up is in the source tree only.
     folders = [root / "config" / "rl" for root in (share_folder("prophrl"), SOURCE_TREE)]
     found = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
+    found.pop(Path(rl_ablate.PLAN_FILE).stem, None)  # a plan of such settings lies beside them
     if name not in found:
         raise UsageError(f"no preset {name!r}; choose one of {', '.join(found)}, or give a file with --config")
     return found[name]

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         max_batch=options.max_batch,
     )
     print(f"loaded {engine.policy_id} ({engine.policy.kind}) on {engine.device} in {engine.precision}; warming up")
-    warm = engine.warm_up().summary()
+    warm = engine.warm_up(guided=True).summary()
     print(f"warm: {1e3 * warm.p50_s:.1f} ms per chunk of {engine.spec.chunk} actions")
     server = PolicyServer(engine, hello_of(engine, warm.p50_s), token, options.max_clients, options.window_ms / 1e3)
     serve(server, options.host, options.port, lambda host, port: _announce(host, port, options.token_file))

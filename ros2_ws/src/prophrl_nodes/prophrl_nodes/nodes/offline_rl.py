@@ -3,12 +3,11 @@
 The action ``reinforce_offline`` (ReinforceOffline) runs the flow of ``prophrl rl offline`` in a process of its own, so
 that training never shares an interpreter with callbacks; its progress is the feedback. Cancelling, or stopping the
 node, interrupts the flow, which saves; the same goal goes on. With ``run`` set it does so once by itself and
-ends.
+ends. With ``after`` set, goals are further rounds of that finished run, and bring bags but neither policy nor world.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import threading
 from collections.abc import Callable
@@ -19,9 +18,10 @@ from prophrl_interfaces.action import ReinforceOffline
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 
 from prophrl_nodes.offline.child import ChildFailed, ChildStopped, run_child
-from prophrl_nodes.offline.plan import OfflinePlan, PlanError
+from prophrl_nodes.offline.plan import OfflinePlan, PlanError, settings_argument
 from prophrl_nodes.offline.progress import FlowProgress, read_progress
-from prophrl_nodes.offline.result import FlowResult, read_result
+from prophrl_nodes.offline.result import OUTCOME, FlowResult, read_result
+from prophrl_nodes.offline.rounds import begin
 from prophrl_nodes.ros import Health, Level, ParameterSpec, ProphNode, Value, run
 
 PARAMETERS = (
@@ -29,6 +29,9 @@ PARAMETERS = (
     ParameterSpec("bags", "", "bags, or folders of bags, several with colons between them"),
     ParameterSpec("policy", "", "policy checkpoint to start from"),
     ParameterSpec("world", "", "Prophet checkpoint to adapt; empty: one is trained from nothing"),
+    ParameterSpec(
+        "after", "", "folder of a finished run that is continued with new bags; its policy and world are used"
+    ),
     ParameterSpec("task", "", "which task to reinforce; empty: the only one the bags hold"),
     ParameterSpec("judge", "", "classifier, or URL of an OpenAI-compatible server; empty: trained on the bags"),
     ParameterSpec("preset", "small", "reinforcement settings, by name or file"),
@@ -106,7 +109,7 @@ class OfflineRlNode(ProphNode):
             handle.canceled()
         else:
             handle.succeed()
-        return ReinforceOffline.Result(**dataclasses.asdict(result))
+        return ReinforceOffline.Result(**{name: getattr(result, name) for name in OUTCOME})
 
     def _run_once(self) -> None:
         try:
@@ -122,7 +125,7 @@ class OfflineRlNode(ProphNode):
         output = Path(goal.output or self.value("output")).expanduser().resolve()
         with self._busy:
             try:
-                self._plan(goal).settle(output)
+                begin(self._plan(goal), output)
             except PlanError as error:
                 return self._ended(FlowResult(False, f"refused: {error}"))
 
@@ -158,23 +161,22 @@ class OfflineRlNode(ProphNode):
         Raises:
             PlanError: not enough to begin with.
         """
-        bags, policy = goal.bags or self.value("bags"), goal.policy or self.value("policy")
-        if not policy:
-            raise PlanError("no policy checkpoint given; prophrl train policy makes one")
+        bags = goal.bags or self.value("bags")
         judge = goal.judge or self.value("judge")
         return OfflinePlan(
             bags=tuple(_absolute(path) for path in bags.split(":") if path),
-            policy=_absolute(policy),
+            policy=_absolute(goal.policy or self.value("policy")),
             world=_absolute(goal.world or self.value("world")),
             task=goal.task or self.value("task"),
             judge=judge if "://" in judge else _absolute(judge),
-            preset=goal.preset or self.value("preset"),
-            world_preset=self.value("world_preset"),
+            preset=settings_argument(goal.preset or self.value("preset")),
+            world_preset=settings_argument(self.value("world_preset")),
             steps=goal.steps or self.value("steps"),
             world_steps=self.value("world_steps"),
             gates=self.value("gates"),
             seed=goal.seed or self.value("seed"),
             threads=self.value("threads"),
+            after=_absolute(self.value("after")),
         )
 
 

@@ -174,6 +174,7 @@ class PolicyNode(ProphNode):
                 threads=self.value("torch_threads"),
                 extra_latency_s=self.value("extra_latency_s"),
                 token_file=self.value("token_file"),
+                real_time=self.value("chunking") == "real_time",
             )
         except (CheckpointError, ServingError, TokenError) as error:
             raise Refused(str(error)) from error

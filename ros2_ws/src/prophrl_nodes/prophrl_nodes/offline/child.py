@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+
+from prophrl_nodes.processes import heed_interrupts, stopped_in_order
 
 POLL_S = 0.5
 STOP_TIMEOUT_S = 60.0
@@ -38,12 +38,11 @@ def run_child(
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("a") as log:
-        # Whoever starts us in the background may ignore interrupts, and children inherit that: they would not stop.
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-            preexec_fn=_heed_interrupts, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            preexec_fn=heed_interrupts, env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
-        with _stopped_in_order(process):
+        with stopped_in_order(process, STOP_TIMEOUT_S):
             while process.poll() is None:
                 if should_stop():
                     raise ChildStopped("stopped on request; the same run goes on where it stopped")
@@ -56,21 +55,3 @@ def run_child(
         tail = said or "\n".join(["", *("  " + line for line in lines)])
         what = " ".join(command[2:6])
         raise ChildFailed(f"{what} ended with {process.returncode}: {tail} (log: {log_path})", process.returncode)
-
-
-def _heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@contextlib.contextmanager
-def _stopped_in_order(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()

@@ -2,22 +2,26 @@
 
     bags -> dataset -> adapted world model -> judge -> check -> reinforcement -> result.json
 
+A flow that continues another one works on the datasets of both, from what the other made (``rounds``).
 Each stage goes on where it was interrupted; a finished one is not repeated. progress.json says where the flow is,
 logs/ what the stages said.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prophrl_nodes.offline.child import ChildFailed, run_child
 from prophrl_nodes.offline.plan import OfflinePlan, PlanError, read_plan
 from prophrl_nodes.offline.progress import FlowProgress, ProgressFile
-from prophrl_nodes.offline.result import FlowResult, is_finished, read_result, write_result
+from prophrl_nodes.offline.reality import compare, sentence
+from prophrl_nodes.offline.result import OUTCOME, FlowResult, is_finished, read_result, write_result
+from prophrl_nodes.offline.rounds import NewBags, Round, earlier_rounds, new_bags, weights_of, work_of
 from prophrl_nodes.offline.stages import (
     Folders,
     Stage,
@@ -44,6 +48,7 @@ class Flow:
         self._progress = ProgressFile(folder)
         self._report = report
         self._said: tuple[object, ...] = ()
+        self._chain = FlowResult(False, "")
 
     def run(self) -> FlowResult:
         """Run what is left; the result is also in the folder. A finished flow gives its result again.
@@ -53,22 +58,31 @@ class Flow:
             PlanError: the bags do not hold what the plan asks for.
         """
         if is_finished(self.at.root):
-            return self._ended(read_result(self.at.root))
-        self._do(dataset_stage(self.plan, self.at))
-        instructions = self._instructions()
-        self._do(world_stage(self.plan, self.at))
-        if not self.plan.judge:
-            self._do(judge_stage(self.plan, self.at))
-        judge = judge_of(self.plan, self.at)
-        check = check_stage(self.plan, self.at, judge, instructions)
+            return self._told(read_result(self.at.root))
+        rounds = earlier_rounds(self.plan)
+        work, bags = self.plan, NewBags(self.plan.bags)
+        if rounds:
+            bags = new_bags(self.plan, rounds)
+            work = work_of(self.plan, rounds, bags)
+        self._chain = chain_of(rounds, bags)
+        self._do(dataset_stage(work, self.at))
+        datasets = [*(entry.at.dataset for entry in rounds), self.at.dataset]
+        instructions, steps = self._look_at(datasets)
+        if rounds:
+            self._say("dataset", 0, about(rounds[-1], self._chain))
+        self._do(world_stage(work, self.at, datasets, weights_of(steps) if rounds else ()))
+        if not work.judge:
+            self._do(judge_stage(work, self.at, datasets))
+        judge = judge_of(work, self.at)
+        check = check_stage(work, self.at, datasets, judge, instructions)
         if not check.is_done():
             self._do(check)
             self.at.check.write_text(self._log(check).read_text(encoding="utf-8"), encoding="utf-8")
         failed = failed_gates(self.at.check)
         if failed and self.plan.gates:
             return self._ended(FlowResult(False, f"the check says no: {'; '.join(failed)}"))
-        self._do(reinforce_stage(self.plan, self.at, judge, instructions))
-        return self._ended(outcome(self.at.reinforced / "policy"))
+        self._do(reinforce_stage(work, self.at, datasets, judge, instructions))
+        return self._ended(outcome(self.at.policy))
 
     def _do(self, stage: Stage) -> None:
         if stage.is_done():
@@ -87,18 +101,28 @@ class Flow:
                 self._say("failed", 0, f"{stage.name}: {failure}")
                 raise
 
-    def _instructions(self) -> list[str]:
-        """The instructions of the task that is to be reinforced."""
+    def _look_at(self, datasets: Sequence[Path]) -> tuple[list[str], list[int]]:
+        """(instructions of the task that is to be reinforced, steps of each dataset)"""
         from prophrl_models.data.dataset import Dataset
 
-        table = Dataset(self.at.dataset).table
-        tasks = sorted({row.task for row in table})
+        tables = [Dataset(folder).table for folder in datasets]
+        rows = [row for table in tables for row in table]
+        tasks = sorted({row.task for row in rows})
         if not self.plan.task and len(tasks) != 1:
             raise PlanError(f"the bags hold several tasks ({', '.join(tasks)}); say which one is to be reinforced")
-        return sorted({row.instruction for row in table})
+        return sorted({row.instruction for row in rows}), [sum(row.steps for row in table) for table in tables]
 
     def _ended(self, result: FlowResult) -> FlowResult:
+        """The result, with what is to be said of the rounds, kept."""
+        chain = self._chain
+        result = dataclasses.replace(chain, **{name: getattr(result, name) for name in OUTCOME})
+        if chain.round > 1:
+            said = sentence(chain.round - 1, chain.reality)
+            result = dataclasses.replace(result, message=f"round {chain.round}: {result.message}; {said}")
         write_result(self.at.root, result)
+        return self._told(result)
+
+    def _told(self, result: FlowResult) -> FlowResult:
         self._say("done", 0, result.message)
         return result
 
@@ -112,6 +136,42 @@ class Flow:
 
     def _log(self, stage: Stage) -> Path:
         return self.at.root / "logs" / f"{stage.name}.log"
+
+
+def chain_of(rounds: Sequence[Round], bags: NewBags) -> FlowResult:
+    """What a result says of the rounds before it and of the new bags; the outcome is still open."""
+    if not rounds:
+        return FlowResult(False, "")
+    last = rounds[-1]
+    reality = compare(last.at.policy, bags.trials)
+    seen = [*(entry.result.reality for entry in rounds[1:]), reality]  # each was found by the round after it
+    earlier = [
+        {
+            "round": entry.number,
+            "folder": str(entry.folder),
+            "imagined_before": entry.result.imagined_before,
+            "imagined_after": entry.result.imagined_after,
+            "reality": found,
+        }
+        for entry, found in zip(rounds, seen, strict=True)
+    ]
+    return FlowResult(
+        False,
+        "",
+        round=last.number + 1,
+        after=str(last.folder),
+        known_bags=bags.known,
+        reality=reality,
+        earlier=tuple(earlier),
+    )
+
+
+def about(last: Round, chain: FlowResult) -> str:
+    """What is worth knowing before a later round goes on."""
+    said = [f"round {chain.round} continues {last.folder}"]
+    if chain.known_bags:
+        said.append(f"{chain.known_bags} bags are left out, earlier rounds have them")
+    return "; ".join([*said, sentence(last.number, chain.reality)])
 
 
 def failed_gates(file: Path) -> list[str]:

@@ -24,10 +24,11 @@ class OfflinePlan:
 
     Attributes:
         bags: bags or folders of bags: successes, failures and play.
-        policy: checkpoint to start from.
+        policy: checkpoint to start from; empty with ``after``.
         world: Prophet checkpoint to adapt; empty: one is trained from nothing, which takes hours on a CPU.
         task: which task to reinforce; empty: the only one the bags hold.
         judge: folder of a classifier, or URL of an OpenAI-compatible server; empty: a classifier is trained.
+        after: folder of a finished flow that this one continues with new bags (see ``rounds``); empty: a first round.
         preset: reinforcement settings, by name or file.
         world_preset: settings of the adaptation, by name or file.
         steps: reinforcement steps; 0: as the preset says.
@@ -38,7 +39,7 @@ class OfflinePlan:
     """
 
     bags: tuple[str, ...]
-    policy: str
+    policy: str = ""
     world: str = ""
     task: str = ""
     judge: str = ""
@@ -49,11 +50,19 @@ class OfflinePlan:
     gates: bool = True
     seed: int = 0
     threads: int = 0
+    after: str = ""
 
     def __post_init__(self) -> None:
         if not self.bags:
             raise PlanError("no bags given; name bags, or folders of bags, recorded with prophrl launch collect")
-        missing = [path for path in (*self.bags, self.policy) if not Path(path).exists()]
+        if self.after and (self.policy or self.world):
+            raise PlanError(
+                f"policy and world come from {self.after}, the round before; leave {self.policy or self.world} out"
+            )
+        if not self.after and not self.policy:
+            raise PlanError("no policy checkpoint given; prophrl train policy makes one")
+        named = [path for path in (*self.bags, self.policy, self.after) if path]
+        missing = [path for path in named if not Path(path).exists()]
         if self.world and not Path(self.world).is_dir():
             missing.append(self.world)
         if missing:
@@ -72,13 +81,23 @@ class OfflinePlan:
         file = folder / PLAN_FILE
         now: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if file.is_file():
-            then = json.loads(file.read_text(encoding="utf-8"))
+            then = {"after": "", **json.loads(file.read_text(encoding="utf-8"))}  # plans from before there were rounds
             names = [f.name for f in fields(self) if f.name not in MAY_CHANGE]
             changed = [name for name in names if then.get(name) != now[name]]
             if changed:
                 what = "; ".join(f"{name} was {then.get(name)!r}, now {now[name]!r}" for name in changed)
                 raise PlanError(f"{folder} holds a run of another plan ({what}); take another output folder")
         write_json(file, now)
+
+
+def settings_argument(text: str) -> str:
+    """Settings by name as they are, a file's path absolute: a plan is continued from anywhere."""
+    return str(Path(text).expanduser().resolve()) if is_settings_file(text) else text
+
+
+def is_settings_file(text: str) -> bool:
+    """Whether settings are given as a file, and not by name."""
+    return text.endswith((".yaml", ".yml"))
 
 
 def read_plan(folder: Path) -> OfflinePlan:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from prophrl_models.data.files import write_json
 
 RESULT_FILE = "result.json"
+OUTCOME = ("accepted", "message", "checkpoint", "imagined_before", "imagined_after")
+"""Fields of a result that do not speak of other rounds; those that the ROS action has."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,13 @@ class FlowResult:
         message: the result in one line, or why there is none and what to change.
         checkpoint: folder of the best policy; empty without one.
         imagined_before, imagined_after: success in imagination on held-out starts, 0..1.
+        round: 1, or how many there were before it plus one.
+        after: folder of the round before; empty in the first.
+        known_bags: bags that earlier rounds had already and that were left out.
+        reality: ``reality.compare``: what the round before promised against what the new bags say; empty where they
+            hold no trials.
+        earlier: of each earlier round, oldest first: round, folder, imagined_before, imagined_after, and ``reality`` as
+            the round after it found it.
     """
 
     accepted: bool
@@ -27,6 +38,11 @@ class FlowResult:
     checkpoint: str = ""
     imagined_before: float = 0.0
     imagined_after: float = 0.0
+    round: int = 1
+    after: str = ""
+    known_bags: int = 0
+    reality: Mapping[str, Any] = field(default_factory=dict)
+    earlier: Sequence[Mapping[str, Any]] = ()
 
 
 def write_result(folder: Path, result: FlowResult) -> None:
@@ -45,4 +61,5 @@ def read_result(folder: Path) -> FlowResult:
     Raises:
         FileNotFoundError: the flow has not finished.
     """
-    return FlowResult(**json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")))
+    raw = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    return FlowResult(**{**raw, "earlier": tuple(raw.get("earlier", ()))})

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prophrl_nodes.offline.plan import OfflinePlan
+from prophrl_nodes.offline.plan import OfflinePlan, is_settings_file
 
 LOG_FILE = "log.jsonl"
 
@@ -53,6 +53,11 @@ class Folders:
         return self.root / "world"
 
     @property
+    def refitted(self) -> Path:
+        """The adapted world model."""
+        return self.world / "prophet"
+
+    @property
     def judge(self) -> Path:
         return self.root / "judge"
 
@@ -64,6 +69,11 @@ class Folders:
     def reinforced(self) -> Path:
         return self.root / "rl"
 
+    @property
+    def policy(self) -> Path:
+        """The reinforced policy."""
+        return self.reinforced / "policy"
+
 
 def dataset_stage(plan: OfflinePlan, at: Folders) -> Stage:
     """All attempts that were recorded: successes, failures, play, discarded ones."""
@@ -73,41 +83,44 @@ def dataset_stage(plan: OfflinePlan, at: Folders) -> Stage:
     return Stage("dataset", "bags become synchronised episodes", command, lambda: False)
 
 
-def world_stage(plan: OfflinePlan, at: Folders) -> Stage:
-    """Prophet, adapted to the bags, or trained on them from nothing."""
+def world_stage(plan: OfflinePlan, at: Folders, datasets: Sequence[Path], weights: Sequence[float] = ()) -> Stage:
+    """Prophet, adapted to the bags, or trained on them from nothing; ``weights``: one for each dataset, or none."""
     options = ["--seed", plan.seed, *_threads(plan)]
     if plan.world:
-        options += ["--preset", plan.world_preset, "--init", plan.world]
+        options += [*_settings(plan.world_preset), "--init", plan.world]
     else:
         options += ["--preset", "small"]
     if plan.world_steps:
         options += ["--steps", plan.world_steps]
+    options += [word for weight in weights for word in ("--weight", f"{weight:g}")]
     what = "Prophet is adapted to the bags" if plan.world else "a world model is trained from nothing: this takes hours"
-    command = _prophrl("prophet", "train", at.dataset, at.world, *options)
-    return Stage(
-        "world", what, command, (at.world / "prophet" / "provenance.json").is_file, lambda: last_step(at.world)
-    )
+    command = _prophrl("prophet", "train", *datasets, at.world, *options)
+    return Stage("world", what, command, (at.refitted / "provenance.json").is_file, lambda: last_step(at.world))
 
 
-def judge_stage(plan: OfflinePlan, at: Folders) -> Stage:
+def judge_stage(plan: OfflinePlan, at: Folders, datasets: Sequence[Path]) -> Stage:
     """A success classifier, trained on the bags."""
-    command = _prophrl("reward", "train", at.judge, at.dataset, "--seed", plan.seed, *_threads(plan))
+    command = _prophrl("reward", "train", at.judge, *datasets, "--seed", plan.seed, *_threads(plan))
     done = (at.judge / "classifier" / "provenance.json").is_file
     return Stage("judge", "a judge learns what success looks like", command, done, lambda: last_step(at.judge))
 
 
-def check_stage(plan: OfflinePlan, at: Folders, judge: str, instructions: Sequence[str]) -> Stage:
+def check_stage(
+    plan: OfflinePlan, at: Folders, datasets: Sequence[Path], judge: str, instructions: Sequence[str]
+) -> Stage:
     """Gates that say beforehand whether a run has a chance."""
-    command = _prophrl("rl", "check", at.dataset, *_parts(plan, at, judge, instructions), "--json")
+    command = _prophrl("rl", "check", *datasets, *_parts(plan, at, judge, instructions), "--json")
     return Stage(
         "check", "has it a chance? noise, judge and world model are tested", command, at.check.is_file, tolerated=(1,)
     )
 
 
-def reinforce_stage(plan: OfflinePlan, at: Folders, judge: str, instructions: Sequence[str]) -> Stage:
+def reinforce_stage(
+    plan: OfflinePlan, at: Folders, datasets: Sequence[Path], judge: str, instructions: Sequence[str]
+) -> Stage:
     """FA-GRPO with FlowScale in the adapted world."""
     steps = ["--steps", plan.steps] if plan.steps else []
-    command = _prophrl("rl", "run", at.dataset, at.reinforced, *_parts(plan, at, judge, instructions), *steps)
+    command = _prophrl("rl", "run", *datasets, at.reinforced, *_parts(plan, at, judge, instructions), *steps)
     return Stage(
         "reinforce", "the policy is trained in imagination", command, lambda: False, lambda: last_step(at.reinforced)
     )
@@ -135,9 +148,12 @@ def last_step(folder: Path) -> int:
 
 def _parts(plan: OfflinePlan, at: Folders, judge: str, instructions: Sequence[str]) -> list[object]:
     tasks = [word for instruction in instructions for word in ("--task", instruction)]
-    world = at.world / "prophet"
-    parts = ["--policy", plan.policy, "--world", world, "--judge", judge, "--preset", plan.preset]
+    parts = ["--policy", plan.policy, "--world", at.refitted, "--judge", judge, *_settings(plan.preset)]
     return [*parts, "--seed", plan.seed, *tasks]
+
+
+def _settings(name: str) -> list[object]:
+    return ["--config" if is_settings_file(name) else "--preset", name]
 
 
 def _threads(plan: OfflinePlan) -> list[object]:

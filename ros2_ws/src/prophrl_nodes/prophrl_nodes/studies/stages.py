@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prophrl_nodes.environment import ros_environment
+from prophrl_nodes.processes import heed_interrupts, stopped_in_order
 
 POLL_S = 0.5
 STOP_TIMEOUT_S = 45.0
@@ -35,9 +34,9 @@ def run_stage(command: list[str], log_path: Path, watch: Callable[[], None], *, 
     with log_path.open("a") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-            env=ros_environment(domain_id),
+            env=ros_environment(domain_id), preexec_fn=heed_interrupts,
         )  # fmt: skip
-        with _stopped_in_order(process):
+        with stopped_in_order(process, STOP_TIMEOUT_S):
             while process.poll() is None:
                 time.sleep(POLL_S)
                 watch()
@@ -45,18 +44,3 @@ def run_stage(command: list[str], log_path: Path, watch: Callable[[], None], *, 
     if process.returncode != 0:
         tail = "\n".join("  " + line for line in log_path.read_text(errors="replace").splitlines()[-12:])
         raise StageError(f"`{' '.join(command[2:5])}` ended with {process.returncode}; the end of {log_path}:\n{tail}")
-
-
-@contextlib.contextmanager
-def _stopped_in_order(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Whatever happens inside, the launch gets the time to stop its nodes and close its bags."""
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
