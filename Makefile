@@ -10,11 +10,24 @@ TRIALS ?= 20
 HEADLESS ?= 1
 OUTPUT ?= runs/demo
 
-.PHONY: help setup demo test test-slow check benchmarks clean
+# Tests run in three parts. LEARNING and all that is in no list only compute: they run beside each other and beside lint
+# and types, on two cores. REAL_TIME are the rooms whose tests start real processes with real deadlines (tests/conftest.py
+# has the same list): they run alone, after the others.
+REAL_TIME := tests/prophrl_nodes tests/launch tests/robot_bridge/camera tests/robot_bridge/controller \
+    tests/robot_bridge/lab tests/robot_bridge/leader tests/prophrl_models/serving
+LEARNING := tests/prophrl_models/prophet tests/prophrl_models/rl tests/prophrl_models/reward \
+    tests/prophrl_models/training
+PYTEST := $(BIN)/python -m pytest -q
+# Options of all three parts.
+PYTEST_OPTIONS ?=
+
+.PHONY: help setup demo prophet-small test test-slow check lint tests tests-learning tests-rest tests-real-time \
+    benchmarks clean
 
 help:
 	@echo "make demo        cell -> demonstrations -> dataset -> policy -> trials -> $(OUTPUT)/report.html"
 	@echo "                 (TASK=$(TASK) EPISODES=$(EPISODES) TRIALS=$(TRIALS) HEADLESS=$(HEADLESS) OUTPUT=$(OUTPUT))"
+	@echo "make prophet-small  the shipped world model again, from nothing: most of a day on two cores"
 	@echo "make test        lint, types, import rules and tests"
 	@echo "make test-slow   the longer tests too"
 	@echo "make benchmarks  timing figures of this machine, each next to its alternative"
@@ -26,16 +39,37 @@ setup:
 demo: setup
 	@$(BIN)/prophrl demo --task $(TASK) --episodes $(EPISODES) --trials $(TRIALS) --headless $(HEADLESS) --output $(OUTPUT)
 
-check: setup
+prophet-small: setup
+	@$(BIN)/prophrl prophet reference runs/prophet_small
+
+check: setup lint
+
+lint:
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check
-	$(BIN)/python -m pytest -q
+test: setup tests
 
-test-slow: check
-	$(BIN)/python -m pytest -q -m "slow or not slow" --timeout 900
+test-slow: setup
+	@$(MAKE) --no-print-directory tests PYTEST_OPTIONS='-m "slow or not slow" --timeout 900'
+
+# What fails in the first part does not keep the second from being run, and is what the whole ends with.
+tests:
+	@echo "lint, types and computing tests, two at a time: each shows its output when it is done (minutes)"
+	@failed=0; \
+	$(MAKE) --no-print-directory -k -j2 --output-sync=target lint tests-learning tests-rest || failed=1; \
+	$(MAKE) --no-print-directory tests-real-time || failed=1; \
+	exit $$failed
+
+tests-learning:
+	$(PYTEST) $(PYTEST_OPTIONS) $(LEARNING)
+
+tests-rest:
+	$(PYTEST) $(PYTEST_OPTIONS) $(addprefix --ignore=,$(REAL_TIME) $(LEARNING)) tests
+
+tests-real-time:
+	$(PYTEST) $(PYTEST_OPTIONS) $(REAL_TIME)
 
 benchmarks: setup
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
