@@ -42,6 +42,7 @@ class Arm:
 _NO_NUMBERS: Mapping[str, Any] = {"scalar_actions": False}
 _NO_FRAMES: Mapping[str, Any] = {"action_frames": "none"}
 _NO_HISTORY: Mapping[str, Any] = {"memory": None}
+_NO_ANCHOR: Mapping[str, Any] = {"anchored": False}
 
 ARMS = {
     arm.name: arm
@@ -58,8 +59,9 @@ ARMS = {
         Arm(
             "base",
             "the unmodified architecture: image to video, none of our modules",
-            {**_NO_NUMBERS, **_NO_FRAMES, **_NO_HISTORY},
+            {**_NO_NUMBERS, **_NO_FRAMES, **_NO_HISTORY, **_NO_ANCHOR},
         ),
+        Arm("no_anchor", "everything, but the clip itself is learned and not the change", _NO_ANCHOR),
     )
 }
 DEFAULT_ARMS = (FULL, "no_history", "no_frames", "no_actions_at_all", "base")

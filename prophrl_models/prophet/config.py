@@ -176,7 +176,7 @@ class ProphetConfig:
             ValueError: a field is missing, unknown or unusable.
         """
         values = _known(ProphetConfig, raw)
-        network = _known(NetworkConfig, values["network"])
+        network = _known(NetworkConfig, {"anchored": False, **values["network"]})  # older files do not say
         if network["memory"] is not None:
             memory = _known(MemoryConfig, network["memory"])
             network["memory"] = MemoryConfig(**{**memory, "strides": tuple(map(tuple, memory["strides"]))})

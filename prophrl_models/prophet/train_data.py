@@ -228,7 +228,9 @@ def encode_datasets(
     caches = []
     for dataset in datasets:
         cameras = dataset_cameras(dataset, camera)
-        caches.append(build_latents(dataset, codec, spec, folder, cameras=cameras, tell=tell(dataset.folder.name)))
+        half = config.precision == "bf16" and codec.groupwise  # a big codec was made in float32 or knows its own type
+        progress = tell(dataset.folder.name)
+        caches.append(build_latents(dataset, codec, spec, folder, cameras=cameras, bfloat16=half, tell=progress))
     hashes = [dataset.content_hash for dataset in datasets]
     record = {
         "dataset_hash": hashes[0] if len(hashes) == 1 else json_sha256(hashes),

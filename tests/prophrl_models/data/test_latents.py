@@ -135,6 +135,15 @@ def test_a_codec_of_whole_clips_gives_the_same_windows(dataset: Dataset, cache: 
         LatentCache(by_window.folder, rule=replace(RULE, step=2))
 
 
+def test_bfloat16_gives_nearly_the_same_latents(dataset: Dataset, cache: LatentCache, tmp_path: Path) -> None:
+    cameras = [camera()] * len(dataset)
+    half = build_latents(dataset, new_codec(), SPEC, tmp_path, cameras=cameras, bfloat16=True)
+    assert half.folder.name == cache.folder.name, "the same cache, however it was computed"
+    a, b = half.window(3).clip_CLhw, cache.window(3).clip_CLhw
+    assert a.dtype == b.dtype
+    assert 0.0 < float(np.abs(a - b).mean()) < 0.02 * float(b.std())
+
+
 def test_an_interrupted_build_goes_on_and_ends_the_same(dataset: Dataset, cache: LatentCache, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done == 2:

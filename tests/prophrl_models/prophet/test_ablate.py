@@ -66,8 +66,10 @@ def result(**arms: Sequence[float]) -> AblationResult:
 
 
 def test_every_arm_is_another_network_and_leaves_out_what_its_name_says() -> None:
-    networks = {name: network_of(c) for name, c in arm_settings(TINY, list(ARMS.values())).items()}
-    assert len(set(networks.values())) == len(ARMS) == 6 and set(DEFAULT_ARMS) < set(ARMS)
+    anchored = replace(TINY, network={**TINY.network, "anchored": True})
+    networks = {name: network_of(c) for name, c in arm_settings(anchored, list(ARMS.values())).items()}
+    assert not networks["base"].anchored and not networks["no_anchor"].anchored and networks["no_history"].anchored
+    assert len(set(networks.values())) == len(ARMS) == 7 and set(DEFAULT_ARMS) < set(ARMS)
     for name, (history, frames, numbers) in {
         "full": (True, True, True), "no_history": (False, True, True), "no_frames": (True, False, True),
         "no_numbers": (True, True, False), "no_actions_at_all": (True, False, False), "base": (False, False, False),
