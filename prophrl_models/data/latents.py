@@ -8,9 +8,10 @@
         action_*.npy        latents of the rendered action frames, float16; only where asked for
         episode.json        hash of every array
 
-With a group-wise codec (each latent depends on its own four frames only) every frame is stored twice: ``single_FChw``
-alone, and ``group_GChw``, G = F + 3, row g the group of frames g - 3 .. g, clipped to the episode. Every window is then
-a selection of rows. Other codecs see a clip as a whole, so whole windows are stored: ``clip_NCLhw``, ``history_NCMhw``.
+With a group-wise codec (each latent depends on its own four frames only) ``group_GChw`` holds the group that ends with
+each frame: row g the frames g - 3 .. g, clipped to the episode, G = F + 3. Of action frames ``single_FChw`` holds each
+alone, too. Every window is then a selection of rows. Other codecs see a clip as a whole, so whole windows are stored:
+``clip_NCLhw``, ``history_NCMhw``.
 
 What a window is, and what is repeated where an episode has no frame: ``data.windows``. A window's last actions may be
 holds that were not recorded (zero motion, last opening); the masks say so.
@@ -75,7 +76,8 @@ class LatentWindow:
     """One window, or B of them with a leading axis; A actions, L = 1 + A / 4 latent frames, M = history / 4.
 
     Attributes:
-        clip_CLhw: float16; the first latent frame is the known frame alone.
+        clip_CLhw: float16; the first latent frame is the known frame alone, or with a groupwise codec the four frames
+            that end with it.
         history_CMhw: float16, oldest first.
         frame_CLhw: float16 latents of the action frames, None where they were not encoded.
         action_A7: float32, environment units, the dataset's convention.
@@ -168,9 +170,11 @@ class LatentCache:
         last_L = GROUP * np.arange(1 + rule.actions // GROUP)  # offset of the last frame behind each latent
         if self.groupwise:
             future = anchor + np.arange(1, rule.actions + 1, GROUP)
-            past = anchor + np.arange(-rule.history, 0, GROUP)
-            clip, history = self._rows("image", arrays, anchor, future), self._groups("image", arrays, past)
-            frame = self._rows("action", arrays, anchor, future) if self.spec.action_frames else None
+            known = np.array([anchor + 1 - GROUP])
+            past = known[0] + np.arange(-rule.history, 0, GROUP)
+            clip = self._groups("image", arrays, np.concatenate([known, future]))
+            history = self._groups("image", arrays, past)
+            frame = self._drawn(arrays, anchor, future) if self.spec.action_frames else None
         else:
             row = index - int(self._first_N[position])
             clip = np.array(arrays["image_clip_NCLhw"][row])
@@ -197,9 +201,10 @@ class LatentCache:
         rows = np.clip(first_L + GROUP - 1, 0, len(stored) - 1)
         return np.moveaxis(stored[rows], 0, 1)
 
-    def _rows(self, kind: str, arrays: dict[str, Any], anchor: int, future_L: NDArray[np.int64]) -> Latents:
-        known = arrays[f"{kind}_single_FChw"][anchor][:, None]
-        return np.concatenate([known, self._groups(kind, arrays, future_L)], axis=1)
+    def _drawn(self, arrays: dict[str, Any], anchor: int, future_L: NDArray[np.int64]) -> Latents:
+        """Latents [C, L, h, w] of action frames: the known pose alone, as it is all that is known of the past."""
+        known = arrays["action_single_FChw"][anchor][:, None]
+        return np.concatenate([known, self._groups("action", arrays, future_L)], axis=1)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -214,6 +214,8 @@ def _by_groups(
         codec.encode_groups(_tensor(frames_FHW3[some], codec))
         for some in np.array_split(member_G4, -(-len(member_G4) // ENCODE_AT_ONCE))
     ]
+    if past:
+        return {"group_GChw": _half(groups)}
     singles = [
         codec.encode(_tensor(some[:, None], codec))[:, :, 0]
         for some in np.array_split(frames_FHW3, -(-count // ENCODE_AT_ONCE))

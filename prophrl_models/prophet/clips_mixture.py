@@ -75,7 +75,7 @@ class MixtureClips:
         network, history = self.config.network, batch.history
         device = next(self.codec.parameters()).device
         images = batch.images_BTHW3.to(device)
-        latent = self.codec.encode(images[:, history:])
+        past, latent = self._latents(images, history)
         drawn = mixture_action_frames(batch) if network.action_frames != "none" else None
         real = batch.frame_valid_BT[:, history::GROUP]  # a latent is recorded when the last frame behind it is
         valid = real.clone()
@@ -85,12 +85,23 @@ class MixtureClips:
         )
         return ClipBatch(
             latent,
-            self.codec.encode_history(images[:, :history]) if network.memory else None,
+            past if network.memory else None,
             None if drawn is None else self.codec.encode(drawn.to(device)),
             actions if network.scalar_actions else None,
             valid,
             batch.source,
         )
+
+    def _latents(self, images_BTHW3: Tensor, history: int) -> tuple[Tensor, Tensor]:
+        """Latents of the history and of the clip, as ``prophet.history`` divides them."""
+        codec = self.codec
+        if not codec.groupwise:
+            past = codec.encode_history(images_BTHW3[:, :history]) if history else images_BTHW3[:, :0]
+            return past, codec.encode(images_BTHW3[:, history:])
+        groups = codec.encode_history(
+            torch.cat([images_BTHW3[:, :1].expand(-1, GROUP - 1, -1, -1, -1), images_BTHW3], 1)
+        )
+        return groups[:, :, : history // GROUP], groups[:, :, history // GROUP :]
 
     def close(self) -> None:
         """Stop the workers."""

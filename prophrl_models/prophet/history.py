@@ -1,9 +1,13 @@
-"""The last frames of many rollouts, as the latents a network's memory is made of.
+"""The last frames of many rollouts, as the latents that a network is given of what was.
 
-The history is what ``data.windows`` makes it in training: the M frames before the known one, oldest first, in groups of
-four, the earliest frame repeated where a rollout is younger. After ``keep`` more frames the groups begin elsewhere. For
-a groupwise codec the latents of *all* groups of four consecutive frames are kept (M - 3 of them), so that every fourth
-is the history at any alignment and a step encodes only the ``keep`` new groups. Other codecs encode the M frames anew.
+Codecs of whole clips see the known frame alone, and before it a history of M frames, encoded anew for every chunk.
+
+With a groupwise codec a rollout is one row of groups of four frames. The last one ends with the known frame and is
+the known latent, so the network sees how things were moving; the M / 4 before it are the history. As long as chunks are
+kept in multiples of four frames, the row grows by the latents that were imagined, and nothing is ever decoded and
+encoded again: what stands still stays as it is, however long the rollout. Otherwise groups begin elsewhere and are
+encoded from the frames. In training the row is cut from recorded frames in the same way (``data.latents``), the
+earliest frame repeated where there is nothing before it.
 """
 
 from __future__ import annotations
@@ -18,65 +22,104 @@ from prophrl_models.prophet.codec import Codec
 GROUP = 4
 
 
+def frames_behind(length: int, codec: Codec) -> int:
+    """Frames before the known one that a history of ``length`` frames takes; those of the known group are added."""
+    return length + GROUP - 1 if codec.groupwise else length
+
+
 @dataclass(frozen=True)
 class History:
-    """Histories of B rollouts; make one with ``begin``.
+    """Histories of B rollouts; make one with ``begin`` or ``of``.
 
     Attributes:
-        frames_BNHW3: uint8 frames before the known one: the last three for a groupwise codec, else all M.
-        sliding_BCNHW: latents of the M - 3 groups that start at each frame; None for other codecs.
+        frames_BNHW3: uint8, the last N frames; for a groupwise codec the known one is among them.
+        groups_BCNHW: latents of the history's groups and of the known one; None for other codecs.
     """
 
     frames_BNHW3: Tensor
-    sliding_BCNHW: Tensor | None
+    groups_BCNHW: Tensor | None
 
     @staticmethod
     def begin(first_BHW3: Tensor, length: int, codec: Codec) -> History:
-        """History of rollouts at their first frame: ``length`` copies of it.
+        """History of rollouts at their first frame: copies of it.
+
+        Args:
+            length: frames M of the history; 0 for a network without memory.
 
         Raises:
-            ValueError: ``length`` is no positive multiple of four.
+            ValueError: ``length`` is no multiple of four, or 0 with a codec that needs no history then.
         """
-        if length < GROUP or length % GROUP:
+        if length < 0 or length % GROUP or (length == 0 and not codec.groupwise):
             raise ValueError(f"a history has a positive multiple of {GROUP} frames (the paper's 60), got {length}")
         if not codec.groupwise:
             return History(first_BHW3[:, None].repeat(1, length, 1, 1, 1), None)
         latent_BChw = codec.encode_groups(first_BHW3[:, None].expand(-1, GROUP, -1, -1, -1))
-        sliding = latent_BChw[:, :, None].repeat(1, 1, length - GROUP + 1, 1, 1)
-        return History(first_BHW3[:, None].repeat(1, GROUP - 1, 1, 1, 1), sliding)
+        groups = latent_BChw[:, :, None].repeat(1, 1, 1 + length // GROUP, 1, 1)
+        return History(first_BHW3[:, None].repeat(1, length + GROUP, 1, 1, 1), groups)
+
+    @staticmethod
+    def of(past_BPHW3: Tensor, known_BHW3: Tensor, codec: Codec) -> History:
+        """History of rollouts that begin with frames behind them.
+
+        Args:
+            past_BPHW3: the ``frames_behind`` frames before the known one, oldest first.
+        """
+        if not codec.groupwise:
+            return History(past_BPHW3, None)
+        frames = torch.cat([past_BPHW3, known_BHW3[:, None]], dim=1)
+        return History(frames, codec.encode_history(frames))
+
+    @property
+    def known_BC1HW(self) -> Tensor | None:
+        """Latent of the known frame; None where the codec is to encode it alone."""
+        return None if self.groups_BCNHW is None else self.groups_BCNHW[:, :, -1:]
 
     def latents(self, codec: Codec) -> Tensor:
         """Latents of the history [B, C, M / 4, h, w], oldest first."""
-        if self.sliding_BCNHW is not None:
-            return self.sliding_BCNHW[:, :, ::GROUP].contiguous()
+        if self.groups_BCNHW is not None:
+            return self.groups_BCNHW[:, :, :-1].contiguous()
         return codec.encode_history(self.frames_BNHW3)
 
-    def extended(self, known_BHW3: Tensor, frames_BFHW3: Tensor, keep_B: Tensor, codec: Codec) -> History:
+    def extended(
+        self,
+        known_BHW3: Tensor,
+        frames_BFHW3: Tensor,
+        keep_B: Tensor,
+        codec: Codec,
+        imagined_BCGHW: Tensor | None = None,
+    ) -> History:
         """The history after each row kept ``keep`` of F new frames, the last of which is the new known one.
 
         Args:
             known_BHW3: the frame that was known so far.
             frames_BFHW3: frames after it, F the largest of ``keep_B``.
+            imagined_BCGHW: their latents, where they were imagined; G = F / 4 or more.
         """
         if frames_BFHW3.shape[1] == 0:
             return self
-        tape = torch.cat([self.frames_BNHW3, known_BHW3[:, None], frames_BFHW3], dim=1)
-        length = self.frames_BNHW3.shape[1]
-        frames = _window(tape, 1, keep_B, length)
-        if self.sliding_BCNHW is None:
-            return History(frames, None)
-        # The groups that are new start at the last three old frames, the known one, and on; F of them.
-        groups = tape.unfold(1, GROUP, 1)[:, : frames_BFHW3.shape[1]].permute(0, 1, 5, 2, 3, 4)
-        B, F = groups.shape[:2]
-        latent_NChw = codec.encode_groups(groups.reshape(B * F, *groups.shape[2:]))
-        new_BCFHW = latent_NChw.reshape(B, F, *latent_NChw.shape[1:]).transpose(1, 2)
-        sliding = torch.cat([self.sliding_BCNHW, new_BCFHW.to(self.sliding_BCNHW.dtype)], dim=2)
-        return History(frames, _window(sliding, 2, keep_B, self.sliding_BCNHW.shape[2]))
+        before = self.frames_BNHW3
+        if self.groups_BCNHW is None:
+            tape = torch.cat([before, known_BHW3[:, None], frames_BFHW3], dim=1)
+            return History(_window(tape, 1, keep_B, before.shape[1]), None)
+        frames = _window(torch.cat([before, frames_BFHW3], dim=1), 1, keep_B, before.shape[1])
+        whole_B = keep_B % GROUP == 0
+        if imagined_BCGHW is None:
+            whole_B = torch.zeros_like(whole_B)
+        count = self.groups_BCNHW.shape[2]
+        groups = self.groups_BCNHW.new_empty(self.groups_BCNHW.shape)
+        if bool(whole_B.any()) and imagined_BCGHW is not None:
+            at = torch.nonzero(whole_B)[:, 0].to(groups.device)
+            row = torch.cat([self.groups_BCNHW, imagined_BCGHW.to(groups.dtype)], dim=2)
+            groups[at] = _window(row[at], 2, keep_B[whole_B] // GROUP, count)
+        if not bool(whole_B.all()):
+            at = torch.nonzero(~whole_B)[:, 0].to(groups.device)
+            groups[at] = codec.encode_history(frames[at]).to(groups.dtype)
+        return History(frames, groups)
 
     def select(self, rows: Tensor) -> History:
         """The histories of some rows."""
-        sliding = self.sliding_BCNHW
-        return History(self.frames_BNHW3[rows], None if sliding is None else sliding[rows])
+        groups = self.groups_BCNHW
+        return History(self.frames_BNHW3[rows], None if groups is None else groups[rows])
 
 
 def _window(tape: Tensor, dim: int, start_B: Tensor, length: int) -> Tensor:

@@ -1,8 +1,8 @@
 """The learned world: a network, a codec and a sampler as an ``ImaginedWorld``.
 
-A call predicts the clip of the known frame and A = 20 actions, and keeps the frames that were asked for. The known
-frame is encoded alone, the frames before it are the history, action frames are drawn from the integrated state; all as
-in training (``data.windows``, ``data.lerobot.action_frames``).
+A call predicts the clip of the known frame and A = 20 actions, and keeps the frames that were asked for. What was
+before comes from ``history``, action frames are drawn from the integrated state; all as in training (``data.windows``,
+``data.latents``, ``data.lerobot.action_frames``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ProphetState:
     """Where B rollouts in a ``ProphetWorld`` stand; see ``rollout.WorldState``.
 
     Attributes:
-        history: None for a network without memory.
+        history: None for a network without memory whose codec sees the known frame alone.
         pose_B7: integrated states in float64.
         cameras: for frames of the world's size.
         seeds_B, chunk_B: seed of each row, and chunks it has been through; together they fix a chunk's noise.
@@ -149,9 +149,10 @@ class ProphetWorld:
             )
         first = first_BHW3.to(self.device)
         memory = self.config.network.memory
+        length = 0 if memory is None else memory.frames
         return ProphetState(
             first,
-            None if memory is None else History.begin(first, memory.frames, self.codec),
+            History.begin(first, length, self.codec) if length or self.codec.groupwise else None,
             pose,
             tuple(None if c is None else c.resized(self.image_width, self.image_height) for c in cameras),
             tuple(int(seed) for seed in seeds_B),
@@ -166,18 +167,20 @@ class ProphetWorld:
         most = int(keep_B.max())
         states_BT7 = integrated(state.pose_B7, actions, self.convention)
         frames = state.frame_BHW3[:, None].expand(-1, most, -1, -1, -1)
+        imagined = None
         if most > 0:
             parts = [
                 self._predict(state, actions, states_BT7, list(range(first, min(len(state), first + self.batch))), most)
                 for first in range(0, len(state), self.batch)
             ]
             # A row that keeps fewer repeats its last frame; one that keeps none shows the frame it has.
-            tape = torch.cat([state.frame_BHW3[:, None], torch.cat(parts)], dim=1)
+            imagined = torch.cat([latents for _, latents in parts])
+            tape = torch.cat([state.frame_BHW3[:, None], torch.cat([pictures for pictures, _ in parts])], dim=1)
             shown = torch.minimum(torch.arange(1, most + 1)[None], keep_B[:, None]).to(tape.device)
             frames = tape[torch.arange(len(state), device=tape.device)[:, None], shown]
         history = state.history
         if history is not None:
-            history = history.extended(state.frame_BHW3, frames, keep_B, self.codec)
+            history = history.extended(state.frame_BHW3, frames, keep_B, self.codec, imagined)
         new = ProphetState(
             frames[:, -1] if most else state.frame_BHW3,
             history,
@@ -195,12 +198,15 @@ class ProphetWorld:
         states_BT7: NDArray[np.float64],
         rows: list[int],
         most: int,
-    ) -> Tensor:
-        """The first ``most`` frames after the known one, uint8 [rows, most, H, W, 3]."""
+    ) -> tuple[Tensor, Tensor]:
+        """The first ``most`` frames after the known one, uint8 [rows, most, H, W, 3], and the latents behind them."""
         network, codec = self.config.network, self.codec
         part = state.select(rows)
-        condition = codec.encode(part.frame_BHW3[:, None]).float()
-        history = None if part.history is None else part.history.latents(codec).float()
+        known = None if part.history is None else part.history.known_BC1HW
+        condition = (codec.encode(part.frame_BHW3[:, None]) if known is None else known).float()
+        history = None
+        if part.history is not None and network.memory is not None:
+            history = part.history.latents(codec).float()
         scalars = None
         if network.scalar_actions:
             scaled = self.config.action_scaling.normalise(torch.from_numpy(actions_BA7[rows].astype(np.float32)))
@@ -225,7 +231,8 @@ class ProphetWorld:
             raise FloatingPointError(
                 "the world model predicted NaN or infinity; sample in float32 or check its weights"
             )
-        return codec.decode_generated(latents[:, :, : 1 + groups])[:, :most]
+        pictures = codec.decode_generated(latents[:, :, : 1 + groups])[:, :most]
+        return pictures, latents[:, :, 1 : 1 + groups]
 
     def _checked(self, actions_BCD: Tensor, rows: int) -> NDArray[np.float64]:
         """Actions [B, A, 7], filled up with holds."""

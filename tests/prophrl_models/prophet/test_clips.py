@@ -182,8 +182,12 @@ def test_a_mixture_gives_the_clips_that_the_cache_gives(dataset: Dataset, cache:
     for row in range(2):
         position = [entry.episode_id for entry in dataset.table].index(pictures.episode_id[row])
         anchor = int(pictures.anchor_B[row])
-        known = torch.from_numpy(np.array(dataset[position].color_THW3[anchor]))[None, None]
-        torch.testing.assert_close(batch.latent_BCLHW[row, :, :1], codec.encode(known)[0], atol=1e-4, rtol=1e-4)
+        member = np.clip(np.arange(anchor - 63, anchor + 1), 0, None)  # the history's 60 and the known group
+        frames = torch.from_numpy(np.array(dataset[position].color_THW3[member]))[None]
+        groups = codec.encode_history(frames)[0]
+        assert batch.history_BCMHW is not None
+        torch.testing.assert_close(batch.latent_BCLHW[row, :, :1], groups[:, 15:], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(batch.history_BCMHW[row, :, 1:], groups[:, 1:15], atol=1e-4, rtol=1e-4)
         index = int(np.flatnonzero((cache.window_NI == (position, anchor)).all(axis=1))[0])
         cached = CachedClips([cache], config, ClipOptions(), batch_size=1).rows([index])
         assert batch.actions_BAX is not None and cached.actions_BAX is not None

@@ -47,13 +47,17 @@ def test_the_history_is_that_of_the_real_frames(world: ProphetWorld, dataset: Da
     clips = [Clip(0, 66, 9), Clip(0, 10, 20)]
     frames = remembered_frames(world)
     past = torch.from_numpy(np.stack([reader.frames(clip, -frames, frames) for clip in clips]))
-    assert (past[1, :51] == past[1, 0]).all() and not (past[1, 51] == past[1, 0]).all()  # repeated before the start
+    assert frames == 63  # the network's 60, and the three that share a group with the known one
+    assert (past[1, :54] == past[1, 0]).all() and not (past[1, 54] == past[1, 0]).all()  # repeated before the start
     state = with_past(world, begun(world, reader, clips), past)
     assert isinstance(state, ProphetState) and state.history is not None
-    groups = past.reshape(2 * frames // 4, 4, *past.shape[2:])
+    known = torch.from_numpy(np.concatenate([reader.frames(clip, 0, 1) for clip in clips]))
+    groups = torch.cat([past, known[:, None]], dim=1).reshape(2 * 16, 4, *past.shape[2:])
     with torch.no_grad():
-        wanted = world.codec.encode_groups(groups).unflatten(0, (2, frames // 4)).transpose(1, 2)
-    assert torch.allclose(state.history.latents(world.codec), wanted, atol=1e-5)
+        wanted = world.codec.encode_groups(groups).unflatten(0, (2, 16)).transpose(1, 2)
+    assert torch.allclose(state.history.latents(world.codec), wanted[:, :, :15], atol=1e-5)
+    assert state.history.known_BC1HW is not None
+    assert torch.allclose(state.history.known_BC1HW, wanted[:, :, 15:], atol=1e-5)
 
 
 def test_play_gives_windows_their_past_and_starts_none(world: ProphetWorld, dataset: Dataset) -> None:

@@ -22,7 +22,7 @@ from prophrl_models.prophet.config import ProphetConfig, preset
 from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.rollout import Prompt, imagine
 from prophrl_models.prophet.sampler import Sampler, draw_noise, mixed_seed
-from prophrl_models.prophet.worlds import ProphetWorld
+from prophrl_models.prophet.worlds import ProphetState, ProphetWorld
 from prophrl_models.training.state_source import IntegratedState
 
 CAMERA = PinholeCamera(
@@ -85,7 +85,7 @@ class PaintingNetwork(torch.nn.Module):
         self.seen = {"actions": actions_BAX, "frames": frame_latent_BCLHW, "history": memory}
         assert actions_BAX is not None
         moved_BA = actions_BAX[..., 0].cumsum(1)
-        level = latent_BCLHW[:, 0, 0, 0, 0][:, None] + moved_BA * 10.0 * GREY  # [B, 20]
+        level = latent_BCLHW[:, 3, 0, 0, 0][:, None] + moved_BA * 10.0 * GREY  # [B, 20]
         clip_BCL = torch.cat([torch.zeros(len(level), 4, 1), level.unflatten(1, (5, 4)).transpose(1, 2)], dim=2)
         clip = clip_BCL[:, :, : latent_BCLHW.shape[2], None, None].expand_as(latent_BCLHW)
         t = t_BL[:, None, :, None, None]
@@ -163,18 +163,39 @@ def test_missing_actions_are_holds_and_scaled_into_the_first_arm() -> None:
 
 
 def test_the_history_is_the_frames_before_the_known_one() -> None:
-    world, tape = make_world(), [50]
-    state = begin(world)
-    for moves, keep in (([1, 1, 1, 1, 1], 5), ([2, 2, 2], 3), ([0, 1, 0, 1, 0, 1], 6), ([1] * 20, 20)):
+    world, tape = make_world(), [10]
+    state = begin(world, level=10)
+    for moves, keep in (([1, 1, 1, 1, 1], 5), ([2, 2, 2], 3), ([0, 1, 0, 1, 0, 1], 6), ([1, 0] * 10, 20)):
         state, frames = world.advance(state, steps_of(moves), keep)
         tape += levels(frames)
     world.advance(state, steps_of([0]), 1)
     history = seen(world)["history"]
     assert history.shape == (1, 4, 15, 4, 6)
     now = len(tape) - 1
-    expected = [tape[max(0, i)] for i in range(now - 60, now)]
+    expected = [tape[max(0, i)] for i in range(now - 63, now - 3)]  # before the group that ends with the known frame
     found = (history[0, :, :, 0, 0].T.flatten() * 127.5 + 127.5).round().int().tolist()
     assert found == expected
+
+
+def test_whole_groups_that_were_imagined_are_never_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(action_frames="none")
+    state = begin(world, rows=2)
+
+    def refuse(self: MeanCodec, frames_BTHW3: Tensor) -> Tensor:
+        raise AssertionError("an imagined frame went through the codec")
+
+    moves = steps_of([1, 0, 2, 0, 0, 3, 1, 1, 1]).repeat(2, 1, 1)
+    with monkeypatch.context() as patch:
+        for name in ("encode_groups", "encode_history", "encode"):
+            patch.setattr(MeanCodec, name, refuse)
+        state, _ = world.advance(state, moves, torch.tensor([8, 4]))
+        state, _ = world.advance(state, moves, 4)
+        with pytest.raises(AssertionError, match="went through the codec"):
+            world.advance(state, moves, 3)
+    assert isinstance(state, ProphetState) and state.history is not None and state.history.known_BC1HW is not None
+    last = (state.history.known_BC1HW[:, :, 0, 0, 0] * 127.5 + 127.5).round().int()
+    # Row 0 kept eight moves (to 130), then four more; row 1 four (to 80) and four.
+    assert last.tolist() == [[140, 140, 160, 160], [90, 90, 110, 110]]
 
 
 def test_rows_may_keep_different_numbers_of_frames() -> None:
