@@ -3,6 +3,7 @@
 runs/rl/                     the folder given as ``out_dir``
     policy/                  the result: the best policy on held-out starts, written when the run has ended
     best/, steps/000010/     the best so far, and one every ``watch.save_every`` steps
+    last/                    the policy after the last step
     log.jsonl, tensorboard/  one line for each step, another for each evaluation
     report.html, videos/     what happened, for people; written anew while the run goes on
     resume.safetensors, rollouts/    only while the run is unfinished (``run_state``)
@@ -47,7 +48,7 @@ from prophrl_models.trials.statistics import SuccessRate
 
 HARMLESS = ("steps", "watch.report_every", "watch.save_every", "watch.tensorboard", "rollout.video_every")
 """Settings that may change when a run is continued: they do not touch the curve."""
-BEST, NUMBERED = "best", "steps"
+BEST, LAST, NUMBERED = "best", "last", "steps"
 
 
 class Examiner(Protocol):
@@ -367,9 +368,13 @@ class Trainer:
             self._write_report(self.out_dir, self.facts)
 
     def _finish(self) -> Path:
-        """The result: the best policy on held-out starts, or the last one where none was held out."""
+        """The result: the best policy on held-out starts, or the last one where none was held out.
+
+        The last one is kept beside the best: a few held-out rollouts may have chosen badly, and trials can tell.
+        """
         best, final = self.out_dir / BEST, self.out_dir / CHECKPOINT_FOLDER
         if self.facts.best_step >= 0:
+            self._save(self.out_dir / LAST)
             temporary = self.out_dir / f".{CHECKPOINT_FOLDER}.copy"
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.copytree(best, temporary)

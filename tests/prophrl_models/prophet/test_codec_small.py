@@ -76,7 +76,7 @@ def test_pixels_survive_the_way_into_groups_and_back() -> None:
 
 
 @pytest.mark.parametrize("keeps", [[4, 4, 8], [5, 5, 5, 5, 5, 5], [1, 3, 20, 2, 0, 7]])
-def test_a_history_is_always_the_frames_before_the_known_one_in_groups_of_four(keeps: list[int]) -> None:
+def test_a_history_is_always_the_groups_of_four_before_the_one_that_ends_with_the_known_frame(keeps: list[int]) -> None:
     """Against the definition: repeat the first frame before the start, cut, encode."""
     codec, length = tiny_codec(), 12
     tape = moving_pictures(2, 1 + sum(keeps), seed=3)
@@ -84,8 +84,11 @@ def test_a_history_is_always_the_frames_before_the_known_one_in_groups_of_four(k
     for keep in keeps:
         history = history.extended(tape[:, now], tape[:, now + 1 : now + 1 + keep], torch.full((2,), keep), codec)
         now += keep
-        index = np.clip(np.arange(now - length, now), 0, None)
-        torch.testing.assert_close(history.latents(codec), codec.encode_history(tape[:, index]), rtol=1e-4, atol=1e-5)
+        index = np.clip(np.arange(now - length - 3, now + 1), 0, None)
+        expected = codec.encode_history(tape[:, index])
+        assert history.known_BC1HW is not None
+        found = torch.cat([history.latents(codec), history.known_BC1HW], dim=2)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_of_a_history_may_keep_different_numbers_of_frames() -> None:
@@ -98,7 +101,7 @@ def test_rows_of_a_history_may_keep_different_numbers_of_frames() -> None:
         history = history.extended(known, following, torch.tensor(keeps), codec)
         now = [n + k for n, k in zip(now, keeps, strict=True)]
         for row in range(3):
-            index = np.clip(np.arange(now[row] - length, now[row]), 0, None)
+            index = np.clip(np.arange(now[row] - length - 3, now[row] - 3), 0, None)
             expected = codec.encode_history(tape[row : row + 1, index])
             torch.testing.assert_close(history.latents(codec)[row : row + 1], expected, rtol=1e-4, atol=1e-5)
     picked = history.select(torch.tensor([2, 0]))

@@ -48,6 +48,8 @@ def test_success_rises_on_starts_never_trained_on(taught: TinyPolicy, tmp_path: 
     reinforced = load_policy(folder)
     for (name, a), b in zip(reinforced.named_parameters(), taught.parameters(), strict=True):
         assert torch.equal(a, b), name
+    last_one = load_policy(tmp_path / "run" / "last")
+    assert all(torch.equal(a, b) for a, b in zip(last_one.parameters(), reinforced.parameters(), strict=True))
 
 
 @pytest.mark.slow
