@@ -6,19 +6,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
-import prophrl_models.trials.report as trial_report
-from prophrl_models.data.files import write_json
 from prophrl_models.prophet.ablate_result import (
     PROTOCOLS,
     SHOWN,
@@ -33,6 +28,7 @@ from prophrl_models.prophet.evaluate import BASELINE
 from prophrl_models.prophet.metrics import METRICS
 from prophrl_models.prophet.scores import Spread
 from prophrl_models.trials.arms_figure import ArmMark, arms_plot
+from prophrl_models.trials.page import HOUSE, environment, style, write_page
 from prophrl_models.trials.report_model import Machine
 
 RESOURCES = Path(__file__).parent / "resources"
@@ -61,43 +57,37 @@ def write_ablation_report(
         "machine": str(Machine.here()),
         "written": created_at,
     }
-    plain = json.loads(json.dumps({**result.to_json(), "provenance": lines}), parse_constant=lambda _: None)
-    write_json(folder / FACTS_FILE, plain)  # without NaN, which JSON lacks
-    page = folder / REPORT_FILE
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    temporary.write_text(render(result, folder, list(lines.items())), encoding="utf-8")
-    os.replace(temporary, page)
-    return page
+    html = render(result, folder, list(lines.items()))
+    return write_page(folder / REPORT_FILE, html, folder / FACTS_FILE, {**result.to_json(), "provenance": lines})
 
 
 def render(result: AblationResult, folder: Path, provenance: Sequence[tuple[str, str]]) -> str:
     """The page's HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(RESOURCES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    house = trial_report.RESOURCES
-    sheets = (house / "report.css", RESOURCES / "eval_report.css", house / "arms.css")
     facts = result.first.runs[0].facts
-    return environment.get_template("ablate_report.html.j2").render(
-        style=Markup("".join(sheet.read_text(encoding="utf-8") for sheet in sheets)),
-        result=result,
-        dataset=facts["dataset"]["folder"],
-        held_out=len(facts["held_out"]),
-        loop_s=facts["settings"]["chunks"] * facts["actions"] / facts["rate_hz"],
-        tables=[{"title": title(protocol), **score_table(result, protocol)} for protocol in PROTOCOLS],
-        comparisons=_comparisons(result),
-        drawings=[
-            {"title": f"{METRICS[m].label}, {p}", "meaning": METRICS[m].meaning, "svg": Markup(drawing(result, p, m))}
-            for m in DRAWN
-            for p in PROTOCOLS
-        ],
-        curves=_curves(result),
-        clips=_clips(result, folder),
-        provenance=provenance,
+    return (
+        environment(RESOURCES)
+        .get_template("ablate_report.html.j2")
+        .render(
+            style=style(HOUSE / "report.css", RESOURCES / "eval_report.css", HOUSE / "arms.css"),
+            result=result,
+            dataset=facts["dataset"]["folder"],
+            held_out=len(facts["held_out"]),
+            loop_s=facts["settings"]["chunks"] * facts["actions"] / facts["rate_hz"],
+            tables=[{"title": title(protocol), **score_table(result, protocol)} for protocol in PROTOCOLS],
+            comparisons=_comparisons(result),
+            drawings=[
+                {
+                    "title": f"{METRICS[m].label}, {p}",
+                    "meaning": METRICS[m].meaning,
+                    "svg": Markup(drawing(result, p, m)),
+                }
+                for m in DRAWN
+                for p in PROTOCOLS
+            ],
+            curves=_curves(result),
+            clips=_clips(result, folder),
+            provenance=provenance,
+        )
     )
 
 

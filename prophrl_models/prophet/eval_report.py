@@ -8,21 +8,16 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-import prophrl_models.trials.report as trial_report
 from prophrl_models.data.dataset import Dataset
-from prophrl_models.data.files import write_json
 from prophrl_models.prophet.eval_data import ClipReader
 from prophrl_models.prophet.eval_figures import Line, horizon_plot
 from prophrl_models.prophet.eval_video import write_clip_video
@@ -30,6 +25,7 @@ from prophrl_models.prophet.evaluate import BASELINE, CHUNK, LOOP, Evaluation, R
 from prophrl_models.prophet.metrics import METRICS, Metric
 from prophrl_models.prophet.scores import Paired, Spread
 from prophrl_models.prophet.sensitivity import CHOICES, OTHER_NOISE, SHUFFLED, TRUE, VERDICT_METRICS, Sensitivity
+from prophrl_models.trials.page import HOUSE, environment, style, write_page
 from prophrl_models.trials.report_model import Machine
 from prophrl_models.trials.video import TrialMedia
 
@@ -80,32 +76,21 @@ def write_report(
         "machine": str(Machine.here()),
         "written": created_at,
     }
-    write_json(folder / FACTS_FILE, _plain({**facts(evaluation, dataset), "provenance": lines}))
-    page = folder / REPORT_FILE
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    temporary.write_text(render(evaluation, dataset, list(lines.items()), loops), encoding="utf-8")
-    os.replace(temporary, page)
-    return page
+    html = render(evaluation, dataset, list(lines.items()), loops)
+    said = {**facts(evaluation, dataset), "provenance": lines}
+    return write_page(folder / REPORT_FILE, html, folder / FACTS_FILE, said)
 
 
 def render(
     evaluation: Evaluation, dataset: Dataset, provenance: Sequence[tuple[str, str]], loops: Sequence[Mapping[str, Any]]
 ) -> str:
     """The page's HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(RESOURCES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["jpeg"] = lambda data: "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
-    style = (trial_report.RESOURCES / "report.css").read_text(encoding="utf-8")
-    style += (RESOURCES / "eval_report.css").read_text(encoding="utf-8")
+    templates = environment(RESOURCES)
+    templates.filters["jpeg"] = lambda data: "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
     height, width = evaluation.image
     frames = evaluation.settings.chunks * evaluation.actions
-    return environment.get_template("eval_report.html.j2").render(
-        style=Markup(style),
+    return templates.get_template("eval_report.html.j2").render(
+        style=style(HOUSE / "report.css", RESOURCES / "eval_report.css"),
         headline=_headline(evaluation),
         dataset=dataset.folder.name,
         notes=evaluation.notes,
@@ -308,9 +293,3 @@ def _timing(row: Row) -> str:
     member = row.members[0]
     share = 1e3 * member.batch_s / member.batch
     return f"{row.name} {1e3 * member.batch_s:.0f} ms for a batch of {member.batch} ({share:.0f} ms each)"
-
-
-def _plain(value: Any) -> Any:
-    """Without NaN, which JSON lacks."""
-    plain: Any = json.loads(json.dumps(value), parse_constant=lambda _: None)
-    return plain

@@ -7,21 +7,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-import prophrl_models.trials.report as trial_report
-from prophrl_models.data.files import write_json
 from prophrl_models.prophet.rank_figure import Point, rank_plot
+from prophrl_models.trials.page import HOUSE, environment, style, write_page
 from prophrl_models.trials.rank_correlation import RankCorrelation, rho_interval, spearman
 from prophrl_models.trials.report_model import Machine
 from prophrl_models.trials.statistics import Interval, SuccessRate
@@ -146,36 +142,27 @@ def write_rank_report(ranking: Ranking, folder: str | Path, *, provenance: Mappi
         "machine": str(Machine.here()),
         "written": created_at,
     }
-    plain = json.loads(json.dumps({**facts(ranking), "provenance": lines}), parse_constant=lambda _: None)
-    write_json(folder / FACTS_FILE, plain)  # without NaN, which JSON lacks
-    page = folder / REPORT_FILE
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    temporary.write_text(render(ranking, list(lines.items())), encoding="utf-8")
-    os.replace(temporary, page)
-    return page
+    html = render(ranking, list(lines.items()))
+    return write_page(folder / REPORT_FILE, html, folder / FACTS_FILE, {**facts(ranking), "provenance": lines})
 
 
 def render(ranking: Ranking, provenance: Sequence[tuple[str, str]]) -> str:
     """The page's HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(RESOURCES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    sheets = (trial_report.RESOURCES / "report.css", RESOURCES / "eval_report.css", RESOURCES / "rank_report.css")
     points = [Point(p.name, p.true_rate, p.imagined_rate) for p in ranking.policies]
-    return environment.get_template("rank_report.html.j2").render(
-        style=Markup("".join(sheet.read_text(encoding="utf-8") for sheet in sheets)),
-        ranking=ranking,
-        correlation=ranking.correlation,
-        interval=ranking.interval,
-        level=RHO_CONFIDENCE,
-        plot=Markup(rank_plot(points)),
-        rows=sorted(ranking.policies, key=lambda p: -p.true_rate.rate),
-        videos=VIDEOS,
-        provenance=provenance,
+    return (
+        environment(RESOURCES)
+        .get_template("rank_report.html.j2")
+        .render(
+            style=style(HOUSE / "report.css", RESOURCES / "eval_report.css", RESOURCES / "rank_report.css"),
+            ranking=ranking,
+            correlation=ranking.correlation,
+            interval=ranking.interval,
+            level=RHO_CONFIDENCE,
+            plot=Markup(rank_plot(points)),
+            rows=sorted(ranking.policies, key=lambda p: -p.true_rate.rate),
+            videos=VIDEOS,
+            provenance=provenance,
+        )
     )
 
 

@@ -6,25 +6,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from prophrl_models.data.files import write_json
 from prophrl_models.rl.ablation_plan import START
 from prophrl_models.rl.ablation_result import IMAGINED, TWIN, ArmOutcome, Difference, RlAblation
 from prophrl_models.trials.arms_figure import ArmMark, arms_plot
+from prophrl_models.trials.page import HOUSE, environment, style, write_page
 from prophrl_models.trials.report_model import Machine
 from prophrl_models.trials.statistics import SuccessRate
 
 RESOURCES = Path(__file__).parent / "resources"
-HOUSE = Path(__file__).parents[1] / "trials" / "resources"
 REPORT_FILE, FACTS_FILE = "report.html", "report.json"
 
 
@@ -40,43 +36,38 @@ def write_rl_ablation_report(
     """
     folder = Path(folder)
     lines = {**provenance, "machine": str(Machine.here()), "written": created_at}
-    plain = json.loads(json.dumps({**result.to_json(), "provenance": lines}), parse_constant=lambda _: None)
-    write_json(folder / FACTS_FILE, plain)  # without NaN, which JSON lacks
-    page = folder / REPORT_FILE
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    temporary.write_text(render(result, list(lines.items())), encoding="utf-8")
-    os.replace(temporary, page)
-    return page
+    html = render(result, list(lines.items()))
+    return write_page(folder / REPORT_FILE, html, folder / FACTS_FILE, {**result.to_json(), "provenance": lines})
 
 
 def render(result: RlAblation, provenance: Sequence[tuple[str, str]]) -> str:
     """The page's HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(RESOURCES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    sheets = (HOUSE / "report.css", HOUSE / "arms.css", RESOURCES / "ablation_report.css")
-    return environment.get_template("ablation_report.html.j2").render(
-        style=Markup("".join(sheet.read_text(encoding="utf-8") for sheet in sheets)),
-        result=result,
-        on_twin=result.measure == TWIN,
-        start=START,
-        rows=[_row(result, arm) for arm in result.arms],
-        start_row=_rate(result.start_rate),
-        success=Markup(success_plot(result)),
-        differences=[
-            {"against": "the start policy", "plot": Markup(difference_plot(result.to_start)), "rows": result.to_start},
-            {
-                "against": result.baseline,
-                "plot": Markup(difference_plot(result.to_baseline)),
-                "rows": result.to_baseline,
-            },
-        ],
-        runs=[_run(arm, k) for arm in result.arms for k in range(len(arm.runs))],
-        provenance=provenance,
+    return (
+        environment(RESOURCES)
+        .get_template("ablation_report.html.j2")
+        .render(
+            style=style(HOUSE / "report.css", HOUSE / "arms.css", RESOURCES / "ablation_report.css"),
+            result=result,
+            on_twin=result.measure == TWIN,
+            start=START,
+            rows=[_row(result, arm) for arm in result.arms],
+            start_row=_rate(result.start_rate),
+            success=Markup(success_plot(result)),
+            differences=[
+                {
+                    "against": "the start policy",
+                    "plot": Markup(difference_plot(result.to_start)),
+                    "rows": result.to_start,
+                },
+                {
+                    "against": result.baseline,
+                    "plot": Markup(difference_plot(result.to_baseline)),
+                    "rows": result.to_baseline,
+                },
+            ],
+            runs=[_run(arm, k) for arm in result.arms for k in range(len(arm.runs))],
+            provenance=provenance,
+        )
     )
 
 

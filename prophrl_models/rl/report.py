@@ -9,22 +9,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from prophrl_models.data.files import write_json
 from prophrl_models.rl.run_state import RunFacts
 from prophrl_models.training.log import LOG_FILE
 from prophrl_models.training.run_folder import SETTINGS_FILE
+from prophrl_models.trials.page import HOUSE, environment, style, write_page
 
 RESOURCES = Path(__file__).parent / "resources"
-HOUSE_STYLE = Path(__file__).parents[1] / "trials" / "resources" / "report.css"
 REPORT_FILE, FACTS_FILE, VIDEOS = "report.html", "report.json", "videos"
 NOTABLE = ("best", "worst", "borderline")
 SHOWN_VIDEO_STEPS = 6
@@ -93,28 +90,20 @@ def write_report(folder: str | Path, facts: RunFacts | None = None) -> Path:
         "stopped": stopped,
         "facts": dataclasses.asdict(facts) if facts else None,
     }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(RESOURCES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    html = (
+        environment(RESOURCES)
+        .get_template("report.html.j2")
+        .render(
+            style=style(HOUSE / "report.css", RESOURCES / "report.css"),
+            name=folder.name,
+            summary=summary,
+            curves=[(title, Markup(line_plot(title, lines))) for title, lines in _curves(log)],
+            by_step=[(title, Markup(line_plot(title, lines, "denoising step k"))) for title, lines in _by_step(log)],
+            videos=_videos(folder),
+            settings=sorted(settings.items()),
+        )
     )
-    html = environment.get_template("report.html.j2").render(
-        style=Markup(HOUSE_STYLE.read_text(encoding="utf-8") + (RESOURCES / "report.css").read_text(encoding="utf-8")),
-        name=folder.name,
-        summary=summary,
-        curves=[(title, Markup(line_plot(title, lines))) for title, lines in _curves(log)],
-        by_step=[(title, Markup(line_plot(title, lines, "denoising step k"))) for title, lines in _by_step(log)],
-        videos=_videos(folder),
-        settings=sorted(settings.items()),
-    )
-    write_json(folder / FACTS_FILE, {**summary, "curves": log})
-    page = folder / REPORT_FILE
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    temporary.write_text(html, encoding="utf-8")
-    os.replace(temporary, page)
-    return page
+    return write_page(folder / REPORT_FILE, html, folder / FACTS_FILE, {**summary, "curves": log})
 
 
 Line = tuple[str, Sequence[tuple[float, float]]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import statistics as summary
 from collections.abc import Mapping, Sequence
@@ -17,10 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from prophrl_models.data.files import write_json
 from prophrl_models.data.quality import COLUMNS, QualityRow, format_cell
 from prophrl_models.trials.figures import (
     FAILURE,
@@ -34,6 +31,7 @@ from prophrl_models.trials.figures import (
     placement_map,
     trial_strip,
 )
+from prophrl_models.trials.page import environment, style, write_page
 from prophrl_models.trials.plan import PlanKey
 from prophrl_models.trials.report_model import Machine, TimingRow, TrialCard, TrialReport
 from prophrl_models.trials.results import ResultLog, TrialResult
@@ -85,30 +83,19 @@ def write_report(report: TrialReport, folder: str | Path, videos_from: str | Pat
             shutil.copyfile(Path(videos_from) / card.media.video, target)
         if not target.is_file():
             raise FileNotFoundError(f"trial {card.trial_id} has no video at {target}; write it with video.write_media")
-    write_json(folder / FACTS_FILE, facts(report))
-    page = folder / REPORT_FILE
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    temporary.write_text(render(report), encoding="utf-8")
-    os.replace(temporary, page)
-    return page
+    return write_page(folder / REPORT_FILE, render(report), folder / FACTS_FILE, facts(report))
 
 
 def render(report: TrialReport) -> str:
     """The page's HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(RESOURCES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["jpeg"] = lambda data: "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
-    environment.filters["points"] = lambda share: f"{100 * share:+.0f}".replace("-", "\N{MINUS SIGN}")
+    templates = environment(RESOURCES)
+    templates.filters["jpeg"] = lambda data: "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+    templates.filters["points"] = lambda share: f"{100 * share:+.0f}".replace("-", "\N{MINUS SIGN}")
     shown = [card for card in report.trials if card.outcome != VOID]
     panels = [_panel(report, policy) for policy in report.policies]
-    return environment.get_template("report.html.j2").render(
+    return templates.get_template("report.html.j2").render(
         report=report,
-        style=Markup((RESOURCES / "report.css").read_text(encoding="utf-8")),
+        style=style(RESOURCES / "report.css"),
         headline=panels[0],
         panels=panels,
         failures=_failures(shown),
