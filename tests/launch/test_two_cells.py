@@ -16,6 +16,7 @@ import psutil
 import pytest
 from prophrl_interfaces.msg import SafetyMode
 from prophrl_nodes import qos
+from prophrl_nodes.environment import ros_environment
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -79,7 +80,11 @@ class LaunchedCell:
 
 
 @pytest.fixture
-def cells(tmp_path: Path, loopback_host: str) -> Iterator[list[LaunchedCell]]:
+def cells(tmp_path: Path, loopback_host: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LaunchedCell]]:
+    # Fast DDS reads its profile once per process, the RMW the discovery range once per context: an observer made after
+    # another test's graph would have our profile's shared memory without the loopback UDP that discovery needs.
+    for name, value in ros_environment().items():
+        monkeypatch.setenv(name, value)
     hosts = [loopback_host, ".".join([*loopback_host.split(".")[:3], "252"])]
     cells = [LaunchedCell(host, FIRST_DOMAIN + i, tmp_path / f"{i}.log") for i, host in enumerate(hosts)]
     yield cells
