@@ -33,6 +33,11 @@ def libero_demo(m: Motion) -> dict[str, np.ndarray]:
     }
 
 
+def assert_headers_tell_the_lengths(dataset: RegisteredDataset) -> None:
+    """The short cut by file headers and the reading of the episode agree (a mixture is planned with the former)."""
+    assert [dataset.frames(i) for i in range(len(dataset))] == [len(episode) for episode in dataset]
+
+
 def test_liberos_observations_follow_the_action_of_their_row(tmp_path: Path) -> None:
     """Row i was recorded after action i was executed: what leads from frame 0 to frame 1 is action 1."""
     motions = [motion(6, 1), motion(5, 2)]
@@ -49,15 +54,18 @@ def test_liberos_observations_follow_the_action_of_their_row(tmp_path: Path) -> 
         assert episode.actions_known == len(m) - 1 and not action[-1, :6].any() and action[-1, 6] == action[-2, 6]
         assert np.allclose(episode.state_TN7[:, 0, :3], m.position_T3, atol=1e-6)
         assert np.allclose(episode.state_TN7[:, 0, 6], m.opening_T, atol=1e-6)
+    assert_headers_tell_the_lengths(dataset)
 
 
 def test_files_regenerated_by_openvla_keep_action_and_row_together(tmp_path: Path) -> None:
     m = motion(6, 3)
     file = tmp_path / "libero_10/KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5"
     write_libero(file, [libero_demo(m)], regenerated=True)
-    episode = RegisteredDataset("libero", tmp_path)[0]
+    dataset = RegisteredDataset("libero", tmp_path)
+    episode = dataset[0]
     assert np.allclose(episode.action_TN7[:, 0, :3], 0.05 * servo(6)[:, :3], atol=1e-7)
     assert episode.actions_known == 6 and episode.instruction == "turn on the stove"
+    assert_headers_tell_the_lengths(dataset)
 
 
 def test_libero_renderings_are_turned_upright(tmp_path: Path) -> None:
@@ -145,6 +153,7 @@ def test_agibots_two_arms_and_moving_camera_are_read(tmp_path: Path) -> None:
     assert dataset[1].camera is None and dataset[1].camera_poses_T44 is None, "no parameters: scalar stream only"
     seen = episode.images_THW3[3][120, 160].astype(int)
     assert np.abs(seen - left.frames_THW3[3, 12, 16]).max() < 16
+    assert_headers_tell_the_lengths(dataset)
 
 
 def test_agibot_episodes_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
