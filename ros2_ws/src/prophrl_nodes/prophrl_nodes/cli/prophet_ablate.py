@@ -60,25 +60,19 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl prophet ablate``; 1 where a part failed."""
-    from prophrl_nodes.studies.ablation_jobs import Job, run_jobs
+    from prophrl_nodes.studies.ablation_jobs import run_study
     from prophrl_nodes.studies.world_ablation import jobs_of, prepare, write_result
 
     study = _study(options)
     prepare(study)
     if options.threads:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for evaluations, which have no option
-
-    def after(job: Job, failed: Mapping[str, str]) -> None:
-        if job.name.endswith("evaluation"):
-            print(f"  so far: {write_result(study, failed)}", flush=True)
-
-    failed = run_jobs(jobs_of(study), after=after, say=lambda line: print(line, flush=True))
-    page = write_result(study, failed)
-    print(_text(study, failed))
-    for name, why in failed.items():
-        print(f"failed: {name}: {why}")
-    print(page)
-    return 1 if failed else 0
+    return run_study(
+        jobs_of(study),
+        write=lambda failed: write_result(study, failed),
+        text=lambda failed: _text(study, failed),
+        measures=lambda job: job.name.endswith("evaluation"),
+    )
 
 
 def _study(options: argparse.Namespace) -> Any:

@@ -49,24 +49,18 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl rl ablate``; 1 where a part failed."""
-    from prophrl_nodes.studies.ablation_jobs import Job, run_jobs
+    from prophrl_nodes.studies.ablation_jobs import run_study
     from prophrl_nodes.studies.policy_ablation import jobs_of, prepare, write_result
 
     study = _study(options)
     prepare(study)
     last = "reinforcement" if study.trials is None else "trials on the twin"
-
-    def after(job: Job, failed: Mapping[str, str]) -> None:
-        if job.name.endswith(last) and not job.name.startswith("start"):
-            print(f"  so far: {write_result(study, failed)}", flush=True)
-
-    failed = run_jobs(jobs_of(study), after=after, say=lambda line: print(line, flush=True))
-    page = write_result(study, failed)
-    print(_text(study, failed))
-    for name, why in failed.items():
-        print(f"failed: {name}: {why}")
-    print(page)
-    return 1 if failed else 0
+    return run_study(
+        jobs_of(study),
+        write=lambda failed: write_result(study, failed),
+        text=lambda failed: _text(study, failed),
+        measures=lambda job: job.name.endswith(last) and not job.name.startswith("start"),
+    )
 
 
 def _study(options: argparse.Namespace) -> Any:

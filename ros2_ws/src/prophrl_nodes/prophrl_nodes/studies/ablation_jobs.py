@@ -88,6 +88,37 @@ def run_jobs(
     return failed
 
 
+def run_study(
+    jobs: Sequence[Job],
+    *,
+    write: Callable[[Mapping[str, str]], Path],
+    text: Callable[[Mapping[str, str]], str],
+    measures: Callable[[Job], bool],
+) -> int:
+    """Do a study's jobs and print what comes of them; the exit code: 1 where a part failed.
+
+    Args:
+        write: writes the page of what is measured so far and returns it; told the failures.
+        text: the same for a terminal.
+        measures: whether a job's end changes the page.
+    """
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    def after(job: Job, failed: Mapping[str, str]) -> None:
+        if measures(job):
+            say(f"  so far: {write(failed)}")
+
+    failed = run_jobs(jobs, after=after, say=say)
+    page = write(failed)
+    say(text(failed))
+    for name, why in failed.items():
+        say(f"failed: {name}: {why}")
+    say(str(page))
+    return 1 if failed else 0
+
+
 def _run(job: Job, say: Callable[[str], None]) -> None:
     with _Bar(job) as bar:
         pid = running(job.command)
