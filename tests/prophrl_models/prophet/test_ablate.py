@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from prophrl_models.prophet.evaluate import BASELINE
 from prophrl_models.prophet.metrics import METRICS
 from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.train_settings import ProphetTrainConfig
+from tests.helpers.pages import Page
 
 TINY = ProphetTrainConfig(size="tiny", held_out=0.2)
 GOOD = {"psnr_db": 25.0, "ssim": 0.8, "tssim": 0.7, "epe_px": 0.4, "cosine": 0.5, "cosine_half_px": 0.6}
@@ -132,28 +132,6 @@ def test_trainings_that_were_measured_differently_are_not_compared() -> None:
         AblationResult((), (0,))
 
 
-class Balanced(HTMLParser):
-    """Insists on elements that are closed in order."""
-
-    VOID = ("meta", "br", "source")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_page_and_facts_hold_what_was_measured(tmp_path: Path) -> None:
     found = replace(
         result(full=(0.09, 0.11), base=(-0.01, 0.01)), missing=("base, seed 2",), failed={"x <y>": "out of memory"}
@@ -163,7 +141,7 @@ def test_page_and_facts_hold_what_was_measured(tmp_path: Path) -> None:
     (videos / "loop_003.mp4").write_bytes(b"film")
     page = write_ablation_report(found, tmp_path, provenance={"codec": "a <b>"}, created_at="today")
     html = page.read_text()
-    Balanced(html)
+    Page(html)  # balanced
     assert found.headline in html and "Not finished yet: base, seed 2" in html and "x &lt;y&gt; failed" in html
     assert "a &lt;b&gt;" in html and "runs/full/seed_0/eval/videos/loop_003.mp4" in html
     assert "1.25" in html and not re.search(r"\bnan\b", html, re.IGNORECASE) and "http" not in html

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import av
@@ -21,42 +20,9 @@ from prophrl_models.prophet.eval_video import action_frames, frames_file, pick_s
 from prophrl_models.prophet.evaluate import CHUNK, LOOP, Evaluation, EvaluationSettings, Subject, evaluate
 from tests.helpers import reaches
 from tests.helpers.drawn_world import DrawnWorld, write_dataset
+from tests.helpers.pages import Page
 
-VOID_ELEMENTS = {"meta", "img", "br", "link", "input", "source", "hr"}
 STRANGE = "half <script>alert('x')</script>"
-
-
-class Page(HTMLParser):
-    """Parses a page and insists on balanced elements."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID_ELEMENTS:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +46,7 @@ def test_page_is_sound_and_self_contained(evaluated: tuple[Evaluation, Path, Pat
     text = (folder / "report.html").read_text()
     page = Page(text)
     assert "<script" not in text and "alert(&#39;x&#39;)" in text
-    links = [attrs[name] for _, attrs in page.seen for name in ("href", "src") if name in attrs]
+    links = page.attributes("href") + page.attributes("src")
     outside = [link for link in links if not link.startswith(("#", "data:"))]
     assert outside and all((folder / link).is_file() for link in outside)
     assert "http" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
 
@@ -17,41 +16,17 @@ from prophrl_models.rl.report import line_plot, read_log, write_report
 from prophrl_models.rl.settings import FlowScaleForm, load_settings, settings_of
 from prophrl_models.training.settings import TrainingError
 from tests.helpers.dot_runs import SETTINGS, dot_trainer
+from tests.helpers.pages import Page
 
 PRESETS = Path(__file__).parents[3] / "config" / "rl"
-
-
-class Page(HTMLParser):
-    """Collects videos and checks that tags are closed in order."""
-
-    VOID = ("meta", "img", "br", "line", "circle", "polyline")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.videos: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        if tag == "video":
-            self.videos.append(str(dict(attributes)["src"]))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        """Closed by itself."""
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def test_a_run_leaves_a_page_with_curves_and_videos(taught: TinyPolicy, tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=1, watch=replace(SETTINGS.watch, report_every=1))
     dot_trainer(taught, tmp_path / "run", settings, write_report=write_report).run()
-    page = Page()
     text = (tmp_path / "run" / "report.html").read_text()
-    page.feed(text)
-    assert page.open == [] and len(page.videos) == 3
-    assert all((tmp_path / "run" / video).is_file() for video in page.videos)
+    videos = Page(text).attributes("src", of="video")
+    assert len(videos) == 3 and all((tmp_path / "run" / video).is_file() for video in videos)
     for title in ("Success", "Exact KL", "Clipped ratios", "Gradient of the loss by velocity", "FlowScale weight"):
         assert title in text
     facts = json.loads((tmp_path / "run" / "report.json").read_text())

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -20,44 +19,7 @@ from prophrl_models.trials.report import Machine, TimingRow, TrialCard, TrialRep
 from prophrl_models.trials.results import ResultLog, TrialResult, compare
 from prophrl_models.trials.statistics import SuccessRate, clopper_pearson
 from prophrl_models.trials.video import TrialMedia, jpeg_bytes, write_media
-
-VOID_ELEMENTS = {"meta", "img", "br", "link", "input", "source", "hr"}
-
-
-class Page(HTMLParser):
-    """Parses a page, insists on balanced elements and collects what the tests ask about."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID_ELEMENTS:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words)).replace("\N{NARROW NO-BREAK SPACE}", " ")
-
-    def attributes(self, name: str) -> list[str]:
-        return [attrs[name] for _, attrs in self.elements if name in attrs]
+from tests.helpers.pages import Page
 
 
 @pytest.fixture(scope="module")
