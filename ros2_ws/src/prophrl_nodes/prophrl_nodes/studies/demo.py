@@ -7,6 +7,7 @@ is moved aside, never overwritten.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -21,6 +22,13 @@ from robot_bridge.twin.tasks import get_task, held_out_placements
 REPORT = "report.html"
 EXECUTE_LENGTH = 8
 """Actions of each chunk that are executed before the policy looks again: 0.8 of its 2 s."""
+
+DEMONSTRATION_GB, TRIAL_GB, SPARE_GB = 0.24, 0.16, 3.0
+"""Measured: a demonstration's bag and its part of the dataset; a trial's bag; what recorder and training want free."""
+
+
+class DemoRefused(ValueError):
+    """The demo would not come to its end; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Demo:
     def __init__(self, options: DemoOptions) -> None:
         self.options = options
         self.task = get_task(options.task)
+        check_disk(options)
         self.folder = _fresh_folder(options.output)
         self.logs = self.folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -153,6 +162,31 @@ class Demo:
         from prophrl_nodes.studies.demo_report import write_demo_report
 
         write_demo_report(self.folder, self.task.id, self.timings_s)
+
+
+def check_disk(options: DemoOptions) -> None:
+    """Refuse at the door what would end in a full disk half an hour later.
+
+    Raises:
+        DemoRefused: what is left to record does not fit.
+    """
+    from prophrl_nodes.collection import read_attempts
+
+    folder = options.output.resolve()
+    episodes, trials = options.episodes, options.trials
+    if not (folder / REPORT).is_file():  # a finished run is moved aside, one that was stopped goes on
+        episodes -= sum(attempt.accepted for attempt in read_attempts(folder / "sessions" / "session.jsonl"))
+        log = folder / "trials" / "trials.jsonl"
+        trials -= len(log.read_text(encoding="utf-8").splitlines()) if log.is_file() else 0
+    need_gb = max(episodes, 0) * DEMONSTRATION_GB + max(trials, 0) * TRIAL_GB + SPARE_GB
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free_gb = shutil.disk_usage(there).free / 1e9
+    if free_gb < need_gb:
+        raise DemoRefused(
+            f"{max(episodes, 0)} demonstrations and {max(trials, 0)} trials need about {need_gb:.0f} GB, and "
+            f"{free_gb:.1f} GB are free in {there}: make room, name a folder on another disk (--output, or make demo "
+            "OUTPUT=...), or record fewer (--episodes, or EPISODES=...)"
+        )
 
 
 def _fresh_folder(folder: Path) -> Path:
