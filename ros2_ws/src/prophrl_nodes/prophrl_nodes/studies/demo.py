@@ -20,6 +20,7 @@ from prophrl_nodes.studies.stages import launch_command, run_stage
 from robot_bridge.twin.tasks import get_task, held_out_placements
 
 REPORT = "report.html"
+SESSION_LOG, TRIAL_LOG = Path("sessions/session.jsonl"), Path("trials/trials.jsonl")
 EXECUTE_LENGTH = 8
 """Actions of each chunk that are executed before the policy looks again: 0.8 of its 2 s."""
 
@@ -80,7 +81,7 @@ class Demo:
         """the scripted operator demonstrates through GELLO, ROS 2 and RTDE"""
         from prophrl_nodes.collection import read_attempts
 
-        log = self.folder / "sessions" / "session.jsonl"
+        log = self.folder / SESSION_LOG
         kept = sum(attempt.accepted for attempt in read_attempts(log))
         if kept >= self.options.episodes:
             return
@@ -133,7 +134,7 @@ class Demo:
             key.save(self.folder / "trials" / "key.json")
             plan.save(plan_path)
         plan = TrialPlan.load(plan_path)
-        log_path = self.folder / "trials" / "trials.jsonl"
+        log_path = self.folder / TRIAL_LOG
         done = ResultLog(log_path, plan)
         if done.next_trial() is None:
             return
@@ -173,17 +174,18 @@ def check_disk(options: DemoOptions) -> None:
     from prophrl_nodes.collection import read_attempts
 
     folder = options.output.resolve()
-    episodes, trials = options.episodes, options.trials
+    kept = tried = 0
     if not (folder / REPORT).is_file():  # a finished run is moved aside, one that was stopped goes on
-        episodes -= sum(attempt.accepted for attempt in read_attempts(folder / "sessions" / "session.jsonl"))
-        log = folder / "trials" / "trials.jsonl"
-        trials -= len(log.read_text(encoding="utf-8").splitlines()) if log.is_file() else 0
-    need_gb = max(episodes, 0) * DEMONSTRATION_GB + max(trials, 0) * TRIAL_GB + SPARE_GB
+        kept = sum(attempt.accepted for attempt in read_attempts(folder / SESSION_LOG))
+        log = folder / TRIAL_LOG
+        tried = len(log.read_text(encoding="utf-8").splitlines()) if log.is_file() else 0
+    episodes, trials = max(options.episodes - kept, 0), max(options.trials - tried, 0)
+    need_gb = episodes * DEMONSTRATION_GB + trials * TRIAL_GB + SPARE_GB
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free_gb = shutil.disk_usage(there).free / 1e9
     if free_gb < need_gb:
         raise DemoRefused(
-            f"{max(episodes, 0)} demonstrations and {max(trials, 0)} trials need about {need_gb:.0f} GB, and "
+            f"{episodes} demonstrations and {trials} trials need about {need_gb:.0f} GB, and "
             f"{free_gb:.1f} GB are free in {there}: make room, name a folder on another disk (--output, or make demo "
             "OUTPUT=...), or record fewer (--episodes, or EPISODES=...)"
         )
