@@ -19,6 +19,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from prophrl_nodes.environment import ros_environment
 from prophrl_nodes.executors import make_executor, spin
 from prophrl_nodes.qos import RECORD
+from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -153,6 +154,12 @@ class Graph:
                     self.until(lambda: False, f"an answer of {service}", 0.0)
                 time.sleep(0.005)
         return next(answer for answer in answers if answer.done()).result()
+
+    def action_client(self, kind: Any, name: str) -> Any:
+        """A client of an action, made in the thread that spins: rclpy lets an executor see it before it is complete."""
+        made = self._executor.create_task(lambda: ActionClient(self.node, kind, name))
+        self.until(made.done, f"a client of {name}")
+        return made.result()
 
     def said(self, node: str, words: str, since: int = 0) -> DiagnosticStatus | None:
         """The first diagnostic of a node, from index ``since`` on, whose message holds ``words``."""

@@ -81,7 +81,7 @@ def test_it_calibrates_survives_stops_and_cancels_and_takes_samples_by_hand(
     graph.start("prophrl_nodes.nodes.arm", host=host)
     graph.start("prophrl_nodes.nodes.camera", host=host, camera_profile=f"'{PROFILE}'", publish_depth="false")
     graph.start("prophrl_nodes.nodes.calibrator", host=host, output=str(folder), frames_per_view=2)
-    client = ActionClient(graph.node, CalibrateHandEye, "calibrate_hand_eye")
+    client = graph.action_client(CalibrateHandEye, "calibrate_hand_eye")
     graph.until(client.server_is_ready, "the action server", LIVENESS_S)
 
     # Four views are too few for the gates, but near the truth already.

@@ -15,7 +15,6 @@ from prophrl_interfaces.action import RecordEpisode
 from prophrl_interfaces.msg import RecorderStatus
 from prophrl_interfaces.srv import FinishEpisode, OperatorVerb
 from prophrl_nodes import qos
-from rclpy.action import ActionClient
 
 from robot_bridge.twin.lab import Lab
 from robot_bridge.twin.lab_client import LabClient
@@ -32,7 +31,7 @@ class WatchedCell:
         self.bags, self.references = folder / "bags", folder / "references"
         self.recorder: list[RecorderStatus] = graph.collect(RecorderStatus, "recorder/status", qos.STATE)
         self.verdicts: list[DiagnosticArray] = graph.collect(DiagnosticArray, "drift/verdict", qos.STATE)
-        self._record = ActionClient(graph.node, RecordEpisode, "record_episode")
+        self._record = graph.action_client(RecordEpisode, "record_episode")
         for name in ("arm", "camera"):
             graph.start(f"prophrl_nodes.nodes.{name}", host=lab.host)
         graph.start(

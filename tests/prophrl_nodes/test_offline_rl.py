@@ -7,7 +7,6 @@ from typing import Any
 
 from action_msgs.msg import GoalStatus
 from prophrl_interfaces.action import ReinforceOffline
-from rclpy.action import ActionClient
 
 NODE = "prophrl_nodes.nodes.offline_rl"
 LIVENESS_S = 60.0
@@ -15,7 +14,7 @@ LIVENESS_S = 60.0
 
 def send(graph: Any, **fields: Any) -> tuple[Any, list[Any]]:
     """(handle of an accepted goal, its feedback so far)"""
-    client = ActionClient(graph.node, ReinforceOffline, "reinforce_offline")
+    client = graph.action_client(ReinforceOffline, "reinforce_offline")
     graph.until(client.server_is_ready, "the action server", LIVENESS_S)
     feedback: list[Any] = []
     sent = client.send_goal_async(

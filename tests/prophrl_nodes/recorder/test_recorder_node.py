@@ -21,7 +21,6 @@ from prophrl_nodes.recorder.inspection import check_bag
 from prophrl_nodes.recorder.recover import RecoverStatus, recover_bag
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rclpy.action import ActionClient
 from rosbags.rosbag2 import Reader
 
 DEVICES = Path(__file__).with_name("devices.py")
@@ -36,7 +35,7 @@ class Recorder:
         self.bags = folder / "bags"
         self._folder = folder
         self._devices: list[subprocess.Popen[bytes]] = []
-        self._client = ActionClient(graph.node, RecordEpisode, "record_episode")
+        self._client = graph.action_client(RecordEpisode, "record_episode")
         self.status: list[RecorderStatus] = graph.collect(RecorderStatus, "recorder/status")
 
     def start(self, **parameters: Any) -> Any:
@@ -266,7 +265,7 @@ def test_a_camera_that_dies_is_seen_as_a_gap_and_missing_publisher(recorder: Rec
 
 def test_best_effort_and_reliable_publishers_are_recorded_alike_within_a_namespace(recorder: Recorder) -> None:
     """realsense-ros may publish best effort, our camera reliably; a reliable subscription would hear only one."""
-    recorder._client = ActionClient(recorder.graph.node, RecordEpisode, "left/record_episode")
+    recorder._client = recorder.graph.action_client(RecordEpisode, "left/record_episode")
     namespace = ["--ros-args", "-r", "__ns:=/left"]
     recorder.devices("camera/color/image_raw=30,best_effort", "joint_states=125", *namespace)
     recorder.graph.start(
