@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prophrl_models.policies.grip import firm_grip
 from prophrl_models.policies.interface import FlowPolicy, Inputs, ObservationBatch
 from prophrl_models.prophet.rollout import ImaginedWorld, Prompt, imagine
 from prophrl_models.reward.judge import Judge, Verdict
@@ -209,7 +210,7 @@ class RolloutWorker:
         grid_K1 = self.grid_K1 if sde else self.deployed_grid_K1
         # The world is told the whole plan though it executes only ``keep`` of it, as the robot's driver is.
         planned = min(self.policy.spec.chunk, self.world.actions)
-        sampler = _Sampler(self.policy, unit, self.options.calls, planned, grid_K1, noise_level, self.precision)
+        sampler = _Sampler(self.policy, unit, self.options, planned, grid_K1, noise_level, self.precision)
         prompts = [self.starts[i] for i in unit.starts]
         began_s = time.perf_counter()
         with torch.no_grad():
@@ -258,17 +259,17 @@ class _Sampler:
         self,
         policy: FlowPolicy,
         unit: Unit,
-        calls: int,
+        options: RolloutOptions,
         planned: int,
         grid_K1: Tensor,
         noise_level: float,
         precision: str,
     ) -> None:
-        self.policy, self.unit, self.planned = policy, unit, planned
+        self.policy, self.unit, self.options, self.planned = policy, unit, options, planned
         self.grid_K1, self.noise_level, self.precision = grid_K1, noise_level, precision
-        self.chain_BSKCD = torch.zeros(len(unit.seeds), calls, len(grid_K1), *policy.chain_shape)
+        self.chain_BSKCD = torch.zeros(len(unit.seeds), options.calls, len(grid_K1), *policy.chain_shape)
         self.spent_s = 0.0
-        self._seen: list[list[Inputs | None]] = [[None] * calls for _ in unit.seeds]
+        self._seen: list[list[Inputs | None]] = [[None] * options.calls for _ in unit.seeds]
 
     def choose(self, obs: ObservationBatch, rows: Sequence[int], step: int) -> tuple[Tensor, None]:
         """Chunks [b, C, D] in environment units for some rows of the unit, at their ``step``-th call."""
@@ -281,7 +282,7 @@ class _Sampler:
         with arithmetic(self.precision, device):
             chain = sample_chain(policy, inputs, noise, self.grid_K1, self.noise_level)
         actions = policy.spec.action_scaling.restore(policy.environment(chain[:, -1]))[:, : self.planned].cpu()
-        actions[..., 6].clamp_(0.0, 1.0)  # an opening is a fraction; the robot's driver clamps it likewise
+        actions = torch.from_numpy(firm_grip(actions.float().numpy(), self.options.close_below))
         for place, row in enumerate(rows):
             self.chain_BSKCD[row, step] = chain[place].cpu()
             kept = inputs.select(slice(place, place + 1))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from prophrl_models.policies.grip import CLOSE_BELOW
 from prophrl_models.training.settings import TrainingError, read_settings, settings_from
 
 Objective = Literal["fa_grpo", "flow_grpo"]
@@ -24,6 +25,8 @@ class RolloutOptions:
         group_size: rollouts of each start state, G.
         calls: policy calls of a rollout, S.
         keep: actions executed of each chunk, CH; 0: the whole chunk.
+        close_below: openings below it are executed as closed, as on the robot (``grip.firm_grip``); log-probabilities
+            stay those of what the policy said.
         num_steps: denoising steps K; 0: the policy's own.
         time_shift: 1: the uniform grid; above: more of the K steps near the noise (``sde.shifted_grid``).
         noise_level: a of the SDE. It belongs to K: ``prophrl rl check`` measures what it costs.
@@ -39,6 +42,7 @@ class RolloutOptions:
     group_size: int = 8
     calls: int = 6
     keep: int = 0
+    close_below: float = CLOSE_BELOW
     num_steps: int = 0
     time_shift: float = 1.0
     noise_level: float = 0.5
@@ -173,6 +177,8 @@ class RlSettings:
                 f"rollout needs 0 <= keep_low < keep_high <= 1, got {r.keep_low} and {r.keep_high}; "
                 "the published filter is 0.1 and 0.9"
             )
+        if not 0.0 <= r.close_below <= 1.0:
+            raise TrainingError(f"rollout.close_below is an opening, 0 to 1, got {r.close_below}; 0 takes all as said")
         if not 0.0 < u.clip_low < 1.0 or u.clip_high <= 0.0 or u.beta < 0.0:
             raise TrainingError(
                 f"update needs 0 < clip_low < 1, clip_high > 0 and beta >= 0, got {u.clip_low}, {u.clip_high}, {u.beta}"

@@ -21,6 +21,7 @@ from prophrl_nodes.policy_runner import (
 
 from calibration.poses import ActionConvention
 from prophrl_models.policies.chunking import Committed
+from prophrl_models.policies.grip import CLOSE_BELOW, firm_grip
 from prophrl_models.policies.interface import ObservationBatch
 from prophrl_models.policies.load import load_policy
 from prophrl_models.serving.engine import PolicyAnswer, PolicyEngine, PolicyRequest, chunk_seed
@@ -81,8 +82,22 @@ def test_chunks_are_those_of_the_policy_and_noise_is_new_each_time(local: Policy
     for index, actions in enumerate(same):
         noise = torch.randn((CHUNK, 7), generator=torch.Generator().manual_seed(chunk_seed(3, index)))
         expected, _ = policy.sample_actions(ObservationBatch.of([observation(1)]), noise[None])
-        assert np.array_equal(actions, expected[0].numpy())
+        assert np.array_equal(actions, firm_grip(expected[0].numpy()))
     assert not np.allclose(same[0], same[1])
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_openings_below_the_bound_are_answered_as_closed(where: str, request: pytest.FixtureRequest) -> None:
+    runner: PolicyRunner = request.getfixturevalue(where)
+    said = []
+    try:
+        for runner.close_below in (0.0, 1.0):
+            runner.restart()
+            said.append(runner.infer(observation(1)).actions_CHD)
+    finally:
+        runner.close_below = CLOSE_BELOW
+    assert np.array_equal(said[1], firm_grip(said[0], 1.0))
+    assert not np.array_equal(*said)  # there was something to close
 
 
 @pytest.mark.parametrize("where", ["local", "remote"])

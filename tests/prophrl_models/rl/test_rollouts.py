@@ -12,6 +12,7 @@ import torch
 
 from calibration.poses import ActionConvention
 from prophrl_models.policies import flow
+from prophrl_models.policies.grip import firm_grip
 from prophrl_models.policies.interface import ObservationBatch
 from prophrl_models.policies.tiny import TinyPolicy
 from prophrl_models.rl.rollouts import NEVER, RolloutWorker, Unit, derived_seed, joined
@@ -24,13 +25,16 @@ from tests.helpers.dot_world import CALLS, CHUNK, STEPS, DotJudge, DotWorld, sta
 UNIT = Unit((0, 0, 1, 1), (11, 12, 13, 14))
 
 
-def test_states_are_the_integral_of_the_chosen_actions(taught: TinyPolicy) -> None:
-    worker = dot_worker(taught)
+@pytest.mark.parametrize("close_below", [0.0, 1.0])
+def test_states_are_the_integral_of_the_chosen_actions_with_a_firm_grip(taught: TinyPolicy, close_below: float) -> None:
+    """The chain keeps what the policy said: its log-probabilities are about that."""
+    worker = dot_worker(taught, replace(SETTINGS, rollout=replace(SETTINGS.rollout, close_below=close_below)))
     worker.world = DotWorld(jitter_m=0.0)
     found = worker.run(UNIT)
     states_BS7 = found.inputs.state_B7.reshape(4, CALLS, 7).numpy()
     chunks = taught.spec.action_scaling.restore(found.chain_BSKCD[:, :, -1]).numpy()
-    chunks[..., 6] = chunks[..., 6].clip(0.0, 1.0)
+    assert ((chunks[..., 6] > 0.0) & (chunks[..., 6] < 1.0)).any()  # there is something to close
+    chunks = firm_grip(chunks, close_below)
     for row in range(4):
         walked = integrated_states(
             worker.starts[UNIT.starts[row]].state_7, chunks[row].reshape(-1, 7), worker.world.convention

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from prophrl_models.data.episode import Observation
 from prophrl_models.data.synchronise import SyncSpec
+from prophrl_models.policies.grip import CLOSE_BELOW, firm_grip
 from prophrl_models.policies.interface import PolicySpec, UnknownInstruction
 from prophrl_models.serving.client import ClientSettings, PolicyClient
 from prophrl_models.serving.engine import PolicyAnswer, PolicyEngine, PolicyRequest, chunk_seed
@@ -54,10 +55,12 @@ class PolicyRunner(Protocol):
 
     Attributes:
         extra_latency_s: added to every answer, for experiments on chunk seams; may be changed at any time.
+        close_below: openings below it are answered as closed, see ``grip.firm_grip``; may be changed at any time.
         latency: of all answers, against the budget.
     """
 
     extra_latency_s: float
+    close_below: float
     latency: LatencyMeter
 
     @property
@@ -104,12 +107,13 @@ class PolicyRunner(Protocol):
 
 
 class _Timed:
-    """What both backends share: the run's seeds, the injected latency and the record of latencies."""
+    """What both backends share: the run's seeds, the injected latency, the record of latencies and the firm grip."""
 
     def __init__(self, seed: int, extra_latency_s: float, budget_s: float) -> None:
         if extra_latency_s < 0.0:
             raise ValueError(f"extra_latency_s cannot be negative, got {extra_latency_s}")
         self.extra_latency_s = extra_latency_s
+        self.close_below = CLOSE_BELOW
         self.latency = LatencyMeter(budget_s)
         self._run_seed, self._index = seed, 0
 
@@ -126,7 +130,8 @@ class _Timed:
             time.sleep(extra_s)
         took_s = time.perf_counter() - started_s
         self.latency.add(took_s)
-        return Answer(answer.actions_CHD, took_s, {**answer.timing, "injected_ms": 1e3 * extra_s})
+        actions_CHD = firm_grip(answer.actions_CHD, self.close_below)
+        return Answer(actions_CHD, took_s, {**answer.timing, "injected_ms": 1e3 * extra_s})
 
     def _request(self, observation: Observation, committed: Committed | None) -> PolicyRequest:
         return PolicyRequest(observation, chunk_seed(self._run_seed, self._index), committed)

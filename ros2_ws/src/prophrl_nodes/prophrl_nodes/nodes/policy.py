@@ -27,6 +27,7 @@ from sensor_msgs.msg import Image
 from prophrl_models.data.episode import Observation
 from prophrl_models.data.streams import COLOR, GRIPPER, TCP_POSE, color_sample, gripper_sample, pose_sample
 from prophrl_models.data.synchronise import Snapshot, Synchroniser
+from prophrl_models.policies.grip import CLOSE_BELOW
 from prophrl_nodes import qos
 from prophrl_nodes.arm_link import ArmLink
 from prophrl_nodes.chunk_player import Chunk
@@ -69,6 +70,14 @@ PARAMETERS = (
         "how far the measured TCP runs behind its target, for real-time chunking",
         0.0,
         1.0,
+    ),
+    ParameterSpec(
+        "close_below",
+        CLOSE_BELOW,
+        "a gripper opening the policy says below this is sent as closed, 0: as it is said",
+        0.0,
+        1.0,
+        changeable=True,
     ),
     ParameterSpec(
         "extra_latency_s", 0.0, "added to each answer, for experiments with slow policies", 0.0, 10.0, changeable=True
@@ -274,6 +283,7 @@ class PolicyNode(ProphNode):
         continuation = self._turn.continuation(snapshot.now_ns, snapshot.T_base_tcp) if continues else None
         committed = None if continuation is None else continuation.committed
         self._runner.extra_latency_s = self.value("extra_latency_s")
+        self._runner.close_below = self.value("close_below")
         try:
             answer = self._runner.infer(self._feed.observe(observation, self._turn.taken()), committed=committed)
         except ServingError as error:

@@ -10,6 +10,7 @@ import torch
 
 from prophrl_models.data.episode import Observation
 from prophrl_models.data.synchronise import SyncSpec
+from prophrl_models.policies.grip import CLOSE_BELOW, firm_grip
 from prophrl_models.policies.interface import FlowPolicy, PolicySpec
 from prophrl_models.serving.engine import PolicyEngine, PolicyRequest, chunk_seed
 from prophrl_models.serving.latency import LatencyMeter
@@ -23,6 +24,7 @@ class EngineRunner:
     """See ``policy_runner.PolicyRunner``. ``begin`` names the noise, so that paired trials start from the same one."""
 
     extra_latency_s = 0.0
+    close_below = CLOSE_BELOW
 
     def __init__(self, engine: PolicyEngine) -> None:
         self.engine = engine
@@ -79,7 +81,7 @@ class EngineRunner:
         self._index += 1
         with torch.no_grad():
             answer = self.engine.answer([request])[0]
-        return Answer(answer.actions_CHD, answer.timing["total_ms"] * 1e-3, answer.timing)
+        return Answer(firm_grip(answer.actions_CHD, self.close_below), answer.timing["total_ms"] * 1e-3, answer.timing)
 
     def close(self) -> None:
         """Nothing to let go of."""
