@@ -84,6 +84,7 @@ class Converter:
         self._moments: list[_Moment] = []
         self._latest: Observation | None = None
         self._stamps_ns: dict[str, list[int]] = {stream: [] for stream in STREAMS}
+        self._unusable = dict.fromkeys(STREAMS, 0)
         self._counters = {name: CounterGrowth() for name in ("clamped", "refused", "stale")}
 
     def run(self, convention: ActionConvention) -> EpisodeColumns:
@@ -104,7 +105,11 @@ class Converter:
             while first_ns is not None and (now_ns := tick_ns(first_ns, ticks, rate_hz)) < log_ns:
                 self._tick(now_ns)
                 ticks += 1
-            self._synchroniser.push(stream, stamp, value)
+            try:
+                self._synchroniser.push(stream, stamp, value)
+            except ValueError:  # NaN from a driver: the policy node does without such a sample, too
+                self._unusable[stream] += 1
+                continue
             self._stamps_ns[stream].append(stamp)
             end_ns = log_ns
             if first_ns is None and all(self._stamps_ns.values()):
@@ -207,6 +212,7 @@ class Converter:
             idle_steps=idle_steps,
             out_of_order={stream: count["out_of_order"] for stream, count in counts.items()},
             repeated={stream: count["repeated"] for stream, count in counts.items()},
+            unusable=self._unusable,
             dropped=dropped,
             clamped=growth["clamped"],
             refused=growth["refused"],

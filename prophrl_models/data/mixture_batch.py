@@ -58,8 +58,8 @@ class MixtureBatch:
         state_BTN7: float32 ``[x y z ex ey ez g]``, m, rad, opening 0 closed .. 1 open.
         action_BTN7: float32 in ``convention``; action k leads from frame history + k to the next one.
         effector_mask_BN: bool; rows that are real.
-        frame_valid_BT: bool; False where a frame repeats another one.
-        action_valid_BT: bool; False where an action is a hold that was not recorded.
+        frame_valid_BT: bool; False where a frame repeats another one or is stale.
+        action_valid_BT: bool; False where an action is a hold that was not recorded, or leads through a gap.
         camera: ``None`` where no episode of the batch has one.
         convention: what actions mean, the same in the whole batch.
         rate_hz: frames and actions per second.

@@ -77,6 +77,7 @@ class EpisodeQuality:
         stale: runs of ticks with a missing or too old sample: (first tick, last tick, problem of the first).
         idle_steps: steps in which nothing moved and nothing was commanded.
         out_of_order, repeated: samples that came late or twice, by stream.
+        unusable: samples that hold no finite numbers and were left out, by stream.
         dropped: messages lost between publisher and recorder, by topic, where the recorder could tell.
         clamped, refused, watchdog: what the servo's safety envelope had to do during the episode; None when the
             bag carries no servo status.
@@ -90,6 +91,7 @@ class EpisodeQuality:
     idle_steps: int
     out_of_order: Mapping[str, int]
     repeated: Mapping[str, int]
+    unusable: Mapping[str, int]
     dropped: Mapping[str, int]
     clamped: int | None
     refused: int | None

@@ -93,8 +93,8 @@ class Window:
         state_TN7: float32.
         action_AN7: float32 in the episode's convention.
         frame_T: which frames of the episode these are.
-        frame_valid_T: False where a frame is a repetition.
-        action_valid_A: False where an action is a hold that was not recorded.
+        frame_valid_T: False where a frame is a repetition, or stale (near a gap in the recording).
+        action_valid_A: False where an action is a hold that was not recorded, or leads through such a gap.
     """
 
     images_THW3: Image
@@ -130,13 +130,16 @@ def cut(episode: GeneralEpisode, anchor: int, rule: WindowRule) -> Window:
     action_AN7 = np.zeros((rule.actions, *steps.shape[1:]), np.float32)
     action_AN7[:real] = compose(steps.reshape(real, stride, *steps.shape[1:]), episode.convention)
     action_AN7[real:, :, 6] = action_AN7[real - 1, :, 6]
+    action_valid_A = np.arange(rule.actions) < real
+    if episode.step_valid_T is not None:
+        action_valid_A[:real] &= episode.step_valid_T[anchor : anchor + real * stride].reshape(real, stride).all(axis=1)
     return Window(
         images,
         episode.state_TN7[frame_T],
         action_AN7,
         frame_T,
-        kept_T == offset_T,
-        np.arange(rule.actions) < real,
+        (kept_T == offset_T) & episode.frame_valid_T[frame_T],
+        action_valid_A,
     )
 
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from calibration.poses import ActionConvention
 from prophrl_models.policies.interface import Inputs, TrainingBatch
+from prophrl_models.training.settings import TrainingError
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,19 @@ class AugmentOptions:
     return_steps: int = 6
     coarse_share: float = 0.0
     coarse_scale: float = 0.5
+
+
+def check_augment(options: AugmentOptions, convention: ActionConvention) -> None:
+    """Refuse variations that would teach the wrong motion.
+
+    Raises:
+        TrainingError: hands are to be displaced, but actions are not in the base frame.
+    """
+    if convention is ActionConvention.LOCAL_FRAME_DELTA and options.position_m > 0.0:
+        raise TrainingError(
+            f"augment.position_m ({options.position_m:g}) displaces hands in the base frame, local deltas need 0; set "
+            "it to 0"
+        )
 
 
 def vary_light(image_BCHW: Tensor, options: AugmentOptions, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ from prophrl_models.training.settings import TrainingError
 
 CHECKPOINT_FOLDER = "policy"
 SETTINGS_FILE = "settings.json"
-HARMLESS = ("workers", "gradient_checkpointing", "loop.log_every", "loop.save_every", "loop.tensorboard")
+HARMLESS = ("workers", "threads", "gradient_checkpointing", "loop.log_every", "loop.save_every", "loop.tensorboard")
 """Settings that may change when a run is continued: they do not touch the loss curve."""
 
 

@@ -9,7 +9,6 @@ runs/cube/                   the folder given as ``out_dir``
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,13 +19,12 @@ import torch
 from torch import Tensor
 
 from calibration.camera import PinholeCamera
-from calibration.poses import ActionConvention
 from calibration.storage import load_camera
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.image import policy_camera
 from prophrl_models.policies.interface import FlowPolicy, PolicySpec, TrainingBatch
 from prophrl_models.policies.tiny import TinyConfig, TinyPolicy
-from prophrl_models.training.augment import AugmentOptions, augment
+from prophrl_models.training.augment import AugmentOptions, augment, check_augment
 from prophrl_models.training.checkpoint import save_policy
 from prophrl_models.training.frames import (
     EpisodeRows,
@@ -38,7 +36,7 @@ from prophrl_models.training.frames import (
     typical_orientation,
 )
 from prophrl_models.training.loop import Loop, LoopOptions, Progress
-from prophrl_models.training.run_folder import CHECKPOINT_FOLDER
+from prophrl_models.training.run_folder import CHECKPOINT_FOLDER, claim, run_settings
 from prophrl_models.training.settings import TrainingError, read_settings, settings_from
 from prophrl_models.training.state_source import training_states
 
@@ -108,7 +106,8 @@ def train_policy(
         The checkpoint folder.
 
     Raises:
-        TrainingError: no usable episode, or a camera that is unknown or not the same in all episodes.
+        TrainingError: no usable episode, a camera that is unknown or not the same in all episodes, or a folder that
+            holds a finished training or an unfinished one with other settings.
         DatasetError, CheckpointError: the dataset or the run's resume file is damaged or does not belong.
     """
     config = config or SftConfig()
@@ -118,12 +117,16 @@ def train_policy(
         camera = dataset_camera(dataset)
     if config.threads:
         torch.set_num_threads(config.threads)
-    if dataset.convention is ActionConvention.LOCAL_FRAME_DELTA and config.augment.position_m > 0.0:
-        raise TrainingError("augment.position_m displaces hands in the base frame, local deltas need 0; set it to 0")
+    check_augment(config.augment, dataset.convention)
+    settings = {
+        **run_settings(config, {"dataset_hash": dataset.content_hash}),
+        "camera": [camera.K.tolist(), camera.T_camera_base.tolist()],
+    }
+    claim(out_dir, settings, write=True)
     rows = dataset_rows(dataset, config.frames, config.state_source)
     policy = build_policy(dataset, rows, config, camera)
     training_set = build_training_set(dataset, rows, policy)
-    loop = Loop(policy, config.loop, out_dir, _fingerprint(dataset, config, camera))
+    loop = Loop(policy, config.loop, out_dir, json.dumps(settings, sort_keys=True))
     loop.resume()
     loop.run(sft_step(policy, training_set, config), progress)
     loop.average.copy_to(policy)
@@ -223,12 +226,3 @@ def dataset_camera(dataset: Dataset) -> PinholeCamera:
             "train on one calibration at a time"
         )
     return policy_camera(load_camera(files[0]))
-
-
-def _fingerprint(dataset: Dataset, config: SftConfig, camera: PinholeCamera) -> str:
-    parts = {
-        "dataset": dataset.content_hash,
-        "config": dataclasses.asdict(config),
-        "camera": [camera.K.tolist(), camera.T_camera_base.tolist()],
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

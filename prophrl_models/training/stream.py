@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from prophrl_models.policies.interface import FlowPolicy, ObservationBatch, TrainingBatch
-from prophrl_models.training.augment import AugmentOptions, displace_hand, vary_light
+from prophrl_models.training.augment import AugmentOptions, coarsen, displace_hand, vary_light
 from prophrl_models.training.rows import Row, RowSource, check_row
 
 AHEAD = 3
@@ -128,9 +128,11 @@ class BatchStream:
 
 
 def vary_row(row: Row, options: AugmentOptions, generator: torch.Generator) -> Row:
-    """A row in another light and, where ``options.position_m`` asks, with a displaced hand (see ``augment``)."""
-    image = torch.from_numpy(row.image_HW3).permute(2, 0, 1)[None]
-    varied = vary_light(image, options, generator)[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
+    """A row varied as ``augment`` varies a batch: in another light and, where asked, coarser, with a displaced hand."""
+    image = vary_light(torch.from_numpy(row.image_HW3).permute(2, 0, 1)[None], options, generator)
+    if options.coarse_share > 0.0:
+        image = coarsen(image, options, generator)
+    varied = image[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
     row = replace(row, image_HW3=varied.contiguous().numpy())
     if options.position_m > 0.0:
         state, chunk = torch.from_numpy(row.state_7)[None], torch.from_numpy(row.actions_CHD)[None]

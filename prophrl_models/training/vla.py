@@ -30,7 +30,7 @@ from prophrl_models.data.normalise import Normalisation
 from prophrl_models.policies.camera_rays import CameraRays
 from prophrl_models.policies.interface import FlowPolicy
 from prophrl_models.policies.load import builder
-from prophrl_models.training.augment import AugmentOptions
+from prophrl_models.training.augment import AugmentOptions, check_augment
 from prophrl_models.training.checkpoint import save_policy
 from prophrl_models.training.distributed import ALONE, Processes, shard, whole
 from prophrl_models.training.frames import FrameOptions
@@ -197,6 +197,7 @@ def fit(
     """
     out_dir = Path(out_dir)
     check_fits(policy.spec, source.format)
+    check_augment(config.augment, policy.spec.convention)
     accumulate = passes(config, processes.world)
     settings = run_settings(config, provenance)
     claim(out_dir, settings, write=processes.is_main)

@@ -54,7 +54,7 @@ def make_episode(number: int, length: int, *, depth: bool = True) -> Episode:
     timing = {name: topic_timing(values, int(stamps[0])) for name, values in source.items()}
     ages = dict.fromkeys(timing, 0.0875)
     apart = {"largest_apart_s": 0.033, "invalid_steps": 1} if depth else None
-    quality = EpisodeQuality(timing, timing, ages, (), 1, {}, {}, {"/x": 2}, 3, None, 0, apart)
+    quality = EpisodeQuality(timing, timing, ages, (), 1, {}, {}, {}, {"/x": 2}, 3, None, 0, apart)
     instruction = "reach for the red square" if number != 1 else "lift the gripper — slowly"
     said: dict[str, Any] = {"placement": {"cell": [1, number]}, "extra": {"lighting": "lamp"}}
     outcome = "success" if number != 2 else "failure"

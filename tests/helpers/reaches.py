@@ -84,7 +84,7 @@ def reach(square_xy: Sequence[float], number: int = 0, pause: int = 0) -> Episod
 def _quality(stamps_ns: NDArray[np.int64]) -> dict[str, Any]:
     timing = {name: topic_timing(stamps_ns, int(stamps_ns[0])) for name in ("color", "tcp_pose", "gripper")}
     ages = dict.fromkeys(timing, 0.0)
-    return EpisodeQuality(timing, timing, ages, (), 0, {}, {}, {}, None, None, None).to_json()
+    return EpisodeQuality(timing, timing, ages, (), 0, {}, {}, {}, {}, None, None, None).to_json()
 
 
 def places(count: int, seed: int) -> NDArray[np.float64]:

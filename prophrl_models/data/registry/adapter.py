@@ -14,7 +14,7 @@ from prophrl_models.data.registry.cameras import DroidCalibration, EpisodeCamera
 from prophrl_models.data.registry.errors import MissingKeyError, RegistryError
 from prophrl_models.data.registry.frames import FittedImages
 from prophrl_models.data.registry.general import EFFECTORS, GeneralEpisode
-from prophrl_models.data.registry.raw import CALIBRATION, Outline, RawEpisode
+from prophrl_models.data.registry.raw import CALIBRATION, STEP_VALID, Outline, RawEpisode
 from prophrl_models.data.registry.resolution import ResolutionRule
 from prophrl_models.data.registry.spec_types import CameraData, Columns, DatasetSpec, Effector, Format, Layout
 
@@ -90,7 +90,14 @@ def general_episode(
         episode_id=raw.episode_id,
         actions_known=known,
         camera_poses_T44=None if found is None or found.poses_T44 is None else found.poses_T44[first : first + steps],
+        step_valid_T=_step_valid(raw, first, steps),
     )
+
+
+def _step_valid(raw: RawEpisode, first: int, steps: int) -> NDArray[np.bool_] | None:
+    """What the recording says of its steps [T]; ``None`` where it says nothing."""
+    stored = raw.metadata.get(STEP_VALID)
+    return None if stored is None else np.asarray(stored, np.bool_)[first : first + steps]
 
 
 class _Arm:

@@ -57,6 +57,8 @@ class GeneralEpisode:
         actions_known: how many leading actions are data. T - 1 where actions are differences of measured poses: no
             pose follows the last frame, and its action is a hold (zero motion, same opening) that nothing should learn.
         camera_poses_T44: ``T_camera_base`` per frame where the camera moves (AgiBot's head); else ``None``.
+        step_valid_T: False where the step from a frame to the next lies near a gap in the recording; ``None``: the
+            dataset does not say, and all count.
 
     Raises:
         RegistryError: shapes, types or values that contradict the above.
@@ -74,6 +76,7 @@ class GeneralEpisode:
     episode_id: str
     actions_known: int = -1
     camera_poses_T44: NDArray[np.float64] | None = None
+    step_valid_T: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.images_THW3)
@@ -99,6 +102,9 @@ class GeneralEpisode:
         if not steps - 1 <= self.actions_known <= steps:
             self._refuse(f"actions_known must be {steps - 1} or {steps} for {steps} frames, got {self.actions_known}")
         self._check_camera(steps)
+        valid = self.step_valid_T
+        if valid is not None and (valid.shape != (steps,) or valid.dtype != np.bool_):
+            self._refuse(f"step_valid_T is bool [{steps}], got {valid.dtype} {valid.shape}")
 
     def __len__(self) -> int:
         return len(self.images_THW3)
@@ -107,6 +113,15 @@ class GeneralEpisode:
     def duration_s(self) -> float:
         """Time from the first frame to the last."""
         return (len(self) - 1) / self.rate_hz
+
+    @property
+    def frame_valid_T(self) -> NDArray[np.bool_]:
+        """Frames [T] that at least one valid step begins or ends with; the others may be stale copies."""
+        if self.step_valid_T is None:
+            return np.ones(len(self), np.bool_)
+        seen: NDArray[np.bool_] = self.step_valid_T.copy()
+        seen[1:] |= self.step_valid_T[:-1]
+        return seen
 
     def camera_at(self, step: int) -> PinholeCamera | None:
         """The camera of one frame, also where it moves."""

@@ -19,13 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.poses import ActionConvention
 from prophrl_models.data.registry.errors import CorruptFileError, RegistryError
 from prophrl_models.data.registry.frames import EncodedFrames, FrameSource, VideoFrames
-from prophrl_models.data.registry.raw import CALIBRATION, Outline, RawEpisode
+from prophrl_models.data.registry.raw import CALIBRATION, STEP_VALID, Outline, RawEpisode
 
 INFO_FILE = "meta/info.json"
 OWN_EPISODES = "meta/prophrl/episodes.parquet"
 """What only our own exports have: beside other things, the calibration of each episode."""
+OWN_CONVENTION = "prophrl/convention"
+"""Column of the episode table that our own exports have: what the actions mean."""
 _V2_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 _V2_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 
@@ -107,7 +110,9 @@ class LeRobotSource:
                 texts[key] = str(table[key][0].as_py() or "")
             else:
                 columns[key] = _numbers(table, key, length, file)
-        return RawEpisode(columns, frames, texts, _name(number), str(file), self.folder, self._calibration(number))
+        return RawEpisode(
+            columns, frames, texts, _name(number), str(file), self.folder, self._own(row, number, columns)
+        )
 
     def episode_id(self, index: int) -> str:
         """By its number."""
@@ -143,6 +148,24 @@ class LeRobotSource:
             elif dtype not in ("image", "string") and key in stored:
                 columns[key] = length
         return Outline(columns, frames)
+
+    def _own(self, row: Mapping[str, Any], number: int, columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """What our own exports say of an episode beyond the format, as metadata; empty for others.
+
+        Raises:
+            RegistryError: an action convention that is none, or a calibration that cannot be read.
+        """
+        own: dict[str, Any] = dict(self._calibration(number))
+        said = row.get(OWN_CONVENTION)
+        if said is None:
+            return own
+        known = [convention.name for convention in ActionConvention]
+        if said not in known:
+            raise RegistryError(f"{self.folder}, episode {number}: convention {said!r} is none of {', '.join(known)}")
+        own["convention"] = ActionConvention[said]
+        if "valid" in columns:
+            own[STEP_VALID] = columns["valid"].reshape(-1).astype(bool)
+        return own
 
     def _calibration(self, number: int) -> dict[str, str]:
         """The camera calibration that our own exports carry for an episode, as metadata; empty without one."""

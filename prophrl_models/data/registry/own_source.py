@@ -8,7 +8,7 @@ import numpy as np
 
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.registry.frames import ArrayFrames
-from prophrl_models.data.registry.raw import CALIBRATION, Outline, RawEpisode
+from prophrl_models.data.registry.raw import CALIBRATION, STEP_VALID, Outline, RawEpisode
 
 _STATE, _ACTION, _COLOR = "observation.state", "action", "observation.images.color"
 
@@ -68,6 +68,7 @@ class OwnSource:
                 "convention": self._dataset.convention,
                 "calibration_id": episode.metadata.calibration_id,
                 "actions_known": len(episode),
+                STEP_VALID: np.append(episode.valid_T, episode.valid_T[-1]),
                 CALIBRATION: self._dataset.calibration_yaml(index),
             },
         )

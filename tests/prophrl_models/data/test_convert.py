@@ -149,6 +149,25 @@ def _as(message: Image, encoding: str) -> Image:
     return message
 
 
+def test_a_sample_that_is_no_number_is_left_out_and_counted_as_the_policy_node_does(
+    small_recording: Recording, tmp_path: Path
+) -> None:
+    sent = list(small_recording.sent)
+    broken = [i for i, s in enumerate(sent) if s.topic == GRIPPER][40:43]
+    for i in broken:
+        message = copy.deepcopy(sent[i].message)
+        message.opening = float("nan")
+        sent[i] = replace(sent[i], message=message)
+    episode = convert(replace(small_recording, sent=tuple(sent)), tmp_path / "broken")
+    assert episode.quality["unusable"] == {"color": 0, "tcp_pose": 0, "gripper": 3}
+    times_ns = {sent[i].stamp_ns for i in broken}
+    without = convert(
+        small_recording.without(lambda s: s.topic == GRIPPER and s.stamp_ns in times_ns), tmp_path / "cut"
+    )
+    assert np.array_equal(episode.state_T7, without.state_T7) and np.array_equal(episode.valid_T, without.valid_T)
+    assert np.isfinite(episode.action_T7).all()
+
+
 def test_a_pose_in_another_frame_is_refused(small_recording: Recording, tmp_path: Path) -> None:
     recording = record(0.5, width=64, height=48)
     for sent in recording.sent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -118,3 +120,15 @@ def test_the_hold_after_the_last_frame_is_never_an_action() -> None:
 def test_impossible_windows_are_refused(values: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         WindowRule(**values)
+
+
+def test_frames_and_actions_near_a_gap_are_marked() -> None:
+    e = episode(ActionConvention.ABSOLUTE_POSE_DIFFERENCE)
+    valid = np.ones(len(e), bool)
+    valid[3:6] = False  # the camera froze: the steps from frames 3, 4 and 5 are not to be trusted
+    window = cut(replace(e, step_valid_T=valid), 2, WindowRule(history=1, actions=6))
+    assert list(window.action_valid_A) == [True, False, False, False, True, True]
+    assert list(window.frame_T) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert list(window.frame_valid_T) == [True, True, True, False, False, True, True, True]
+    strided = cut(replace(e, step_valid_T=valid), 0, WindowRule(history=0, actions=3, stride=3))
+    assert list(strided.action_valid_A) == [True, False, True], "a long step is as good as the worst of its parts"

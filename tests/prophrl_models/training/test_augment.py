@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
+from calibration.poses import ActionConvention
 from prophrl_models.policies.interface import Inputs, TrainingBatch
-from prophrl_models.training.augment import AugmentOptions, augment, coarsen, displace_hand, vary_light
+from prophrl_models.training.augment import AugmentOptions, augment, check_augment, coarsen, displace_hand, vary_light
+from prophrl_models.training.settings import TrainingError
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -20,6 +23,13 @@ def rows(count: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     chunk = 0.01 * torch.randn(count, 20, 7, generator=generator(1))
     chunk[:, :, 6] = 1.0
     return state, chunk
+
+
+def test_hands_are_displaced_only_where_deltas_are_in_the_base_frame() -> None:
+    with pytest.raises(TrainingError, match=r"augment\.position_m \(0\.008\).*local deltas need 0"):
+        check_augment(AugmentOptions(), ActionConvention.LOCAL_FRAME_DELTA)
+    check_augment(AugmentOptions(position_m=0.0), ActionConvention.LOCAL_FRAME_DELTA)
+    check_augment(AugmentOptions(), ActionConvention.ABSOLUTE_POSE_DIFFERENCE)
 
 
 def test_displaced_hand_is_led_back_to_the_demonstrated_path() -> None:

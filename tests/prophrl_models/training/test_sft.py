@@ -85,6 +85,26 @@ def test_interrupted_training_ends_with_the_same_weights(dataset_folder: Path, t
         torch.testing.assert_close(a[name], b[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
+def test_a_finished_run_is_not_trained_again_and_an_unfinished_one_keeps_its_settings(
+    dataset_folder: Path, tmp_path: Path
+) -> None:
+    folder = train_policy(dataset_folder, tmp_path / "run", BRIEF, camera=camera())
+    log, weights = ((folder.parent / name).read_bytes() for name in ("log.jsonl", "policy/model.safetensors"))
+    with pytest.raises(TrainingError, match="holds a finished training; use a new output folder"):
+        train_policy(dataset_folder, tmp_path / "run", BRIEF, camera=camera())
+    assert ((folder.parent / "log.jsonl").read_bytes(), (folder / "model.safetensors").read_bytes()) == (log, weights)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_policy(dataset_folder, tmp_path / "cut", BRIEF, interrupt, camera=camera())
+    with pytest.raises(TrainingError, match=r"batch_size was \d+, is 3"):
+        train_policy(dataset_folder, tmp_path / "cut", replace(BRIEF, batch_size=3), camera=camera())
+    train_policy(dataset_folder, tmp_path / "cut", replace(BRIEF, threads=1), camera=camera())
+
+
 def test_camera_comes_from_the_calibration_beside_the_episodes(dataset_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(dataset_folder, tmp_path / "dataset")
     with pytest.raises(TrainingError, match="calibrate the cell before recording"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from calibration.poses import from_euler, integrate_chunk
 from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
@@ -81,6 +82,18 @@ def test_displaced_hand_ends_where_the_demonstration_led(rows: DatasetRows) -> N
     assert np.array_equal(varied.image_HW3, row.image_HW3)
     ends = [integrate_chunk(from_euler(r.state_7[:6]), r.actions_CHD, CONVENTION)[-1] for r in (row, varied)]
     np.testing.assert_allclose(ends[0], ends[1], atol=1e-5)
+
+
+def test_pictures_are_made_coarser_where_asked(rows: DatasetRows) -> None:
+    options = AugmentOptions(brightness=0, contrast=0, colour=0, pixel_noise=0, position_m=0, coarse_share=1.0)
+    row = rows.row(0)
+    varied = vary_row(row, options, torch.Generator().manual_seed(2)).image_HW3
+    assert varied.shape == row.image_HW3.shape
+
+    def detail(image: NDArray[np.uint8]) -> float:
+        return float(np.abs(np.diff(image.astype(float), axis=1)).max())
+
+    assert detail(varied) < 0.9 * detail(row.image_HW3)
 
 
 def test_varied_pictures_stay_pictures(rows: DatasetRows) -> None:

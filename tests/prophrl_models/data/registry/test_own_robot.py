@@ -13,6 +13,8 @@ from calibration.poses import ActionConvention
 from calibration.record import Calibration
 from calibration.storage import save, save_camera
 from prophrl_models.data.dataset import Dataset
+from prophrl_models.data.dataset_format import DatasetHeader
+from prophrl_models.data.dataset_writer import DatasetWriter
 from prophrl_models.data.image import policy_camera
 from prophrl_models.data.lerobot.export import export_dataset
 from prophrl_models.data.lerobot.video import VideoCodec
@@ -20,7 +22,7 @@ from prophrl_models.data.registry.adapter import general_episode
 from prophrl_models.data.registry.cameras import EpisodeCamera, recorded_camera
 from prophrl_models.data.registry.errors import RegistryError
 from prophrl_models.data.registry.sources import RegisteredDataset
-from tests.helpers.numbered_episodes import read_number, write_dataset
+from tests.helpers.numbered_episodes import make_episode, read_number, write_dataset
 
 
 def test_every_frame_and_action_arrives_and_the_last_observation_is_the_last_frame(tmp_path: Path) -> None:
@@ -66,6 +68,26 @@ def test_what_this_repository_exports_is_read_as_any_other_lerobot_folder(tmp_pa
         assert np.allclose(episode.state_TN7[:steps, 0, :3], original.state_T7[:, :3], atol=1e-6)
         shown = [read_number(picture) for picture in episode.images_THW3[:steps]]
         assert shown == [read_number(picture) for picture in original.color_THW3]
+
+
+def test_an_export_in_another_convention_is_refused_as_its_dataset_is(tmp_path: Path) -> None:
+    local = ActionConvention.LOCAL_FRAME_DELTA
+    writer = DatasetWriter(tmp_path / "set", DatasetHeader(local))
+    writer.add(replace(make_episode(0, 6, depth=False), convention=local), "0" * 64, source="bag")
+    writer.finish()
+    export_dataset(tmp_path / "set", tmp_path / "lerobot", codec=VideoCodec("h264"), progress=False)
+    for name in ("set", "lerobot"):
+        with pytest.raises(RegistryError, match="actions are LOCAL_FRAME_DELTA, own_robot is ABSOLUTE_POSE_DIFFERENCE"):
+            RegisteredDataset("own_robot", tmp_path / name)[0]
+
+
+def test_steps_near_gaps_stay_marked(tmp_path: Path) -> None:
+    written = list(write_dataset(tmp_path / "set", (9, 7), depth=False))
+    export_dataset(tmp_path / "set", tmp_path / "lerobot", codec=VideoCodec("h264"), progress=False)
+    for name in ("set", "lerobot"):
+        for episode, original in zip(RegisteredDataset("own_robot", tmp_path / name), written, strict=True):
+            assert episode.step_valid_T is not None and not original.valid_T.all()
+            assert np.array_equal(episode.step_valid_T[: len(original)], original.valid_T)
 
 
 def test_the_calibration_of_each_episode_is_its_camera_also_in_an_export(tmp_path: Path) -> None:
