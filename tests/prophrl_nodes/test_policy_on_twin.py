@@ -5,6 +5,7 @@ The policy is a real checkpoint of the tiny policy with untrained weights: its c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from geometry_msgs.msg import PoseStamped
 from prophrl_interfaces.msg import ActionChunk, ExecutorStatus, ServoStatus
 from prophrl_interfaces.srv import OperatorVerb
 from prophrl_nodes import qos
-from prophrl_nodes.messages import to_matrix
+from prophrl_nodes.messages import to_matrix, to_nanoseconds
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
@@ -61,8 +62,9 @@ def lab(loopback_host: str) -> Iterator[Lab]:
 class Run:
     """Arm, camera, executor and policy on one lab, and what they say."""
 
-    def __init__(self, graph: Any, lab: Lab, checkpoint: Path, wait_s: float) -> None:
+    def __init__(self, graph: Any, lab: Lab, checkpoint: Path, wait_s: float, **policy: Any) -> None:
         self.graph, self.host, self.checkpoint, self.wait_s = graph, lab.host, checkpoint, wait_s
+        self.policy = policy
         self.chunks: list[ActionChunk] = graph.collect(ActionChunk, "policy/chunk")
         self.progress: list[ExecutorStatus] = graph.collect(ExecutorStatus, "executor/status", qos.STATE)
         self.servo: list[ServoStatus] = graph.collect(ServoStatus, "servo/status", qos.STATE)
@@ -75,7 +77,7 @@ class Run:
         if name == "executor":
             parameters = {"wait_s": self.wait_s}
         elif name == "policy":
-            parameters = {"checkpoint": self.checkpoint}
+            parameters = {"checkpoint": self.checkpoint, **self.policy}
         return self.graph.start(f"prophrl_nodes.nodes.{name}", **parameters)
 
     def engage_and_start(self) -> None:
@@ -164,6 +166,21 @@ def test_a_killed_executor_or_camera_holds_the_arm_and_the_policy_says_what_it_w
     graph.wait_said("executor", "ready to engage", since=len(graph.statuses), timeout_s=LIVENESS_S)
     run.engage_and_start()
     graph.until(lambda: len(run.chunks) > count + 1, "chunks after the executor was started again", LIVENESS_S)
+
+
+@pytest.mark.slow
+def test_what_was_being_thought_when_the_run_was_stopped_is_not_said_in_the_next_one(
+    graph: Any, lab: Lab, checkpoint: Path
+) -> None:
+    run = Run(graph, lab, checkpoint, wait_s=60.0, extra_latency_s=2.0)
+    run.engage_and_start()
+    graph.wait_said("policy", "running: thinking", timeout_s=LIVENESS_S)
+    stop = graph.call(OperatorVerb, "policy/command", OperatorVerb.Request(verb="stop"), timeout_s=LIVENESS_S)
+    assert stop.success and not run.chunks
+    restarted_ns = time.time_ns()
+    assert run._started()
+    run.wait_chunks(1)
+    assert to_nanoseconds(run.chunks[0].header.stamp) > restarted_ns, "the chunk is about what was seen in this run"
 
 
 def test_a_policy_without_a_valid_checkpoint_does_not_start_and_says_why(graph: Any, tmp_path: Path) -> None:

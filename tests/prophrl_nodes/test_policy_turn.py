@@ -114,3 +114,10 @@ def test_in_real_time_a_chunk_of_another_run_is_left_to_end() -> None:
     turn = an_overlapping_turn()
     turn.on_executor(int(PlayerState.EXECUTING), 9, "", 10 * SECOND_NS, progress=15.0)
     assert "chunk in execution" in turn.ask(10_100_000_000, "executor", FOLLOWING).waiting_for
+
+
+def test_in_real_time_a_new_run_leaves_the_last_ones_chunk_to_end() -> None:
+    turn = an_overlapping_turn()
+    assert turn.ask(10_160_000_000, "executor", FOLLOWING).continues
+    turn.begin()
+    assert "chunk in execution" in turn.ask(10_170_000_000, "executor", FOLLOWING).waiting_for

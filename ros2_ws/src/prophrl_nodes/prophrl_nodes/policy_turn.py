@@ -39,6 +39,18 @@ class Turn:
         return not self.waiting_for
 
 
+@dataclass(frozen=True)
+class _Executor:
+    """The executor's last word. One object, because it arrives in another thread than the one that asks."""
+
+    state: PlayerState
+    sequence: int
+    reason: str
+    progress: float
+    stamp_ns: int
+    since_ns: int
+
+
 @dataclass
 class PolicyTurn:
     """Follows the executor's status and decides.
@@ -53,22 +65,16 @@ class PolicyTurn:
     settle_s: float
     answer_s: float = 1.0
     schedule: ChunkSchedule | None = None
-    _state: PlayerState | None = field(default=None, init=False)
-    _sequence: int = field(default=0, init=False)
-    _reason: str = field(default="", init=False)
-    _progress: float = field(default=0.0, init=False)
-    _stamp_ns: int = field(default=0, init=False)
-    _since_ns: int = field(default=0, init=False)
+    _said: _Executor | None = field(default=None, init=False)
     _sent: int | None = field(default=None, init=False)
     _sent_ns: int = field(default=0, init=False)
 
     def on_executor(self, state: int, sequence: int, reason: str, stamp_ns: int, progress: float = 0.0) -> None:
         """Take one executor status; ``progress`` counts actions of the chunk, with fraction, at the stamp."""
-        player = PlayerState(state)
-        if (player, sequence) != (self._state, self._sequence):
-            self._since_ns = stamp_ns
-        self._state, self._sequence, self._reason = player, sequence, reason
-        self._progress, self._stamp_ns = progress, stamp_ns
+        player, before = PlayerState(state), self._said
+        same = before is not None and (player, sequence) == (before.state, before.sequence)
+        since_ns = before.since_ns if before is not None and same else stamp_ns
+        self._said = _Executor(player, sequence, reason, progress, stamp_ns, since_ns)
 
     def on_sent(self, sequence: int, now_ns: int) -> None:
         """A chunk was published."""
@@ -77,40 +83,44 @@ class PolicyTurn:
     def begin(self) -> None:
         """A new run: forget what was sent in the last one."""
         self._sent = None
+        if self.schedule is not None:
+            self.schedule.reset()
 
     def taken(self) -> bool:
         """Whether the executor began the chunk that was sent last."""
-        return self._sent is not None and self._sequence >= self._sent
+        return self._sent is not None and self._said is not None and self._said.sequence >= self._sent
 
     def ask(self, now_ns: int, arm_source: str | None, arm_state: int) -> Turn:
         """Decide; ``arm_source`` is whom the arm obeys, None when the arm node is silent."""
+        said = self._said
         if arm_source is None:
             return Turn("the arm node, which is silent; start it")
-        if self._state is None:
+        if said is None:
             return Turn("the executor node, which is silent; start it")
-        if self._state is PlayerState.STOPPED or (self._state is PlayerState.IDLE and self._reason):
-            return Turn(f"the operator: the executor stands still ({self._reason}); call executor/engage")
+        if said.state is PlayerState.STOPPED or (said.state is PlayerState.IDLE and said.reason):
+            return Turn(f"the operator: the executor stands still ({said.reason}); call executor/engage")
         if arm_source != EXECUTOR or arm_state not in (FOLLOWING, HOLDING):
             return Turn(f"the executor to be engaged (the arm obeys {arm_source or 'nobody'}); call executor/engage")
-        untaken = self._sent is not None and self._sequence < self._sent
-        if self._state is PlayerState.EXECUTING:
-            if self.schedule is None or not self.schedule.due(self._sequence, self._progress_at(now_ns)):
+        untaken = self._sent is not None and said.sequence < self._sent
+        if said.state is PlayerState.EXECUTING:
+            if self.schedule is None or not self.schedule.due(said.sequence, self._progress_at(said, now_ns)):
                 return Turn("the chunk in execution")
             if untaken and (now_ns - self._sent_ns) * 1e-9 < self.answer_s:
                 return Turn("the executor to take the next chunk")
             return Turn("", continues=True)
         if untaken and (now_ns - self._sent_ns) * 1e-9 < self.answer_s:
             return Turn("the executor to begin the chunk")
-        return Turn("", self._since_ns + round(self.settle_s * 1e9))
+        return Turn("", said.since_ns + round(self.settle_s * 1e9))
 
     def continuation(self, now_ns: int, T_reference: ArrayLike) -> Continuation | None:
         """What a chunk from an observation at ``now_ns`` continues; None when it begins at once, at its reference."""
-        if self.schedule is None or self._state is not PlayerState.EXECUTING:
+        said = self._said
+        if self.schedule is None or said is None or said.state is not PlayerState.EXECUTING:
             return None
-        return self.schedule.continuation(self._sequence, self._progress_at(now_ns), T_reference)
+        return self.schedule.continuation(said.sequence, self._progress_at(said, now_ns), T_reference)
 
-    def _progress_at(self, now_ns: int) -> float:
+    def _progress_at(self, said: _Executor, now_ns: int) -> float:
         """Actions executed by then: the last word of the executor, carried on at the control rate."""
         assert self.schedule is not None
-        since_s = max(0.0, (now_ns - self._stamp_ns) * 1e-9)
-        return min(self._progress + since_s * self.schedule.rate_hz, float(self.schedule.chunk))
+        since_s = max(0.0, (now_ns - said.stamp_ns) * 1e-9)
+        return min(said.progress + since_s * self.schedule.rate_hz, float(self.schedule.chunk))

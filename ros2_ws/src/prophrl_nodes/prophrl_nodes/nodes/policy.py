@@ -109,6 +109,7 @@ class PolicyNode(ProphNode):
             raise Refused(str(error)) from error
         self._lock = threading.Lock()
         self._running = False
+        self._run = 0  # counts starts: an answer that was asked for in an earlier run is not for this one
         self._doing = ""
         self._trouble = ""
         self._sequence = 0
@@ -223,6 +224,7 @@ class PolicyNode(ProphNode):
             if self._schedule is not None:
                 self._schedule.execute_length = self._execute_length()
             self._trouble, self._running = "", True
+            self._run += 1
         return f"running {self._runner.policy_id}: {instruction}"
 
     async def _stop_run(self) -> str:
@@ -280,6 +282,7 @@ class PolicyNode(ProphNode):
 
         assert snapshot.T_base_tcp is not None  # an observation has a pose
         self._doing, self._trouble = "", ""
+        run = self._run
         continuation = self._turn.continuation(snapshot.now_ns, snapshot.T_base_tcp) if continues else None
         committed = None if continuation is None else continuation.committed
         self._runner.extra_latency_s = self.value("extra_latency_s")
@@ -291,8 +294,8 @@ class PolicyNode(ProphNode):
             return
         self._inference_s = answer.inference_s
         with self._lock:
-            if not self._running:
-                return  # stopped while thinking: say nothing
+            if not self._running or run != self._run:
+                return  # stopped, and perhaps started again, while thinking: say nothing
             self._sequence += 1
             now_ns = time.time_ns()
             chunk = self._chunk(answer.actions_CHD, snapshot, continuation)
