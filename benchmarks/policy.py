@@ -5,10 +5,11 @@
     benchmarks/policy.py                                    the smallest sizes where there is no GPU
 
 Weights are random: nothing here depends on their values. *eager* is ``FlowPolicy.sample_actions`` as a reader would
-call it; *engine* is what ``prophrl serve`` runs (prompts cut to what they use, CUDA graphs on a GPU); *compiled* adds
-torch.compile. All take turns in one run, so that load hits them alike. The floor of a stage is the larger of its
-floating-point operations over the card's peak and the bytes it must read (its weights once per pass, and the condition
-once per denoising step) over the card's bandwidth; kernels that round, mask and normalise come on top.
+call it; *engine* is what ``prophrl serve`` runs (prompts cut to what they use, CUDA graphs on a GPU); *guided* is the
+same for a chunk that continues another (real-time chunking: plain calls, with a gradient in each step); *compiled* adds
+torch.compile to the engine. All take turns in one run, so that load hits them alike. The floor of a stage is the larger
+of its floating-point operations over the card's peak and the bytes it must read (its weights once per pass, and the
+condition once per denoising step) over the card's bandwidth; kernels that round, mask and normalise come on top.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the smallest tokenisers are those of the tests
 
 from calibration.poses import ActionConvention
+from prophrl_models.policies.chunking import Committed
 from prophrl_models.policies.interface import Cond, FlowPolicy, ObservationBatch, PolicySpec, Scaling
 from prophrl_models.policies.load import KINDS, builder
 from prophrl_models.policies.pi05_config import Pi05Config
@@ -192,6 +194,7 @@ def benchmark(kind: str, options: argparse.Namespace, device: torch.device) -> N
     eager = Eager(policy, device)
     ways: dict[str, Callable[[list[PolicyRequest]], dict[str, float]]] = {"eager": eager.answer}
     ways["engine"] = _engine(policy, device, options.batch, compile=False)
+    ways["guided"] = _engine(policy, device, options.batch, compile=False, guided=True)
     if options.compile:
         ways["compiled"] = _engine(policy, device, options.batch, compile=True)
     peaks = {}
@@ -208,10 +211,13 @@ def benchmark(kind: str, options: argparse.Namespace, device: torch.device) -> N
 
 
 def _engine(
-    policy: FlowPolicy, device: torch.device, batch: int, compile: bool
+    policy: FlowPolicy, device: torch.device, batch: int, compile: bool, guided: bool = False
 ) -> Callable[[list[PolicyRequest]], dict[str, float]]:
+    policy.requires_grad_(False)  # as a loaded checkpoint is
     engine = PolicyEngine(policy, device, compile=compile, max_batch=batch)
-    return lambda requests: engine.answer(requests)[0].timing
+    rows = np.zeros((policy.spec.chunk // 2, policy.spec.action_dim), dtype=np.float32)
+    committed = Committed(rows, frozen=3) if guided else None
+    return lambda requests: engine.answer([replace(r, committed=committed) for r in requests])[0].timing
 
 
 def _requests(kind: str, seed: int, batch: int) -> list[PolicyRequest]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,19 @@ class PolicyAnswer:
 
     actions_CHD: NDArray[np.float32]
     timing: dict[str, float]
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Latencies of single answers while warming up, the first of each shape left out.
+
+    Attributes:
+        free: chunks that continue nothing.
+        guided: chunks that continue others; empty where that was not asked for.
+    """
+
+    free: LatencyMeter
+    guided: LatencyMeter
 
 
 class PolicyEngine:
@@ -135,8 +148,10 @@ class PolicyEngine:
         files = read_checkpoint(Path(checkpoint).expanduser())
         architecture = choose_precision(precision, files.kind, files.architecture, where)
         sync = files.provenance.get("sync")
+        policy = build_policy(files, architecture)
+        policy.requires_grad_(False)  # guidance asks for gradients of actions, and would keep what weights need, too
         return cls(
-            build_policy(files, architecture),
+            policy,
             where,
             compile=compile,
             max_batch=max_batch,
@@ -194,35 +209,55 @@ class PolicyEngine:
         timing = {name: 1e3 * seconds for name, seconds in marks.items()} | {"batch": float(len(requests))}
         return [PolicyAnswer(actions, dict(timing)) for actions in chunks.float().cpu().numpy()]
 
-    def warm_up(self, runs: int = WARM_UP_RUNS, *, guided: bool = False) -> LatencyMeter:
-        """Answer made-up requests at each batch size in use, so that no robot waits for compilers and first touches.
+    def warm_up(self, runs: int = WARM_UP_RUNS, *, guided: bool = False) -> WarmUp:
+        """Answer made-up requests in every shape that occurs, so that no robot waits for compilers and first touches.
+
+        Shapes are batch sizes and lengths of the prompt, which depends on instruction and state.
 
         Args:
-            guided: also answer one request at each size that continues actions in execution, as real-time chunking
-                asks for; it runs through other code, with gradients.
-
-        Returns:
-            Latencies at batch size one of requests that continue nothing, the first run left out.
+            guided: also answer requests that continue actions in execution, as real-time chunking asks for; they run
+                through other code, with gradients.
         """
-        meter = LatencyMeter()
-        request = PolicyRequest(_blank(self.spec), seed=0)
+        warm = WarmUp(LatencyMeter(), LatencyMeter())
         for size in batch_sizes(self.max_batch):
-            for run in range(runs):
-                began_s = time.perf_counter()
-                self.answer([request] * size)
-                if size == 1 and run:
-                    meter.add(time.perf_counter() - began_s)
-            if guided:
-                self.answer([replace(request, committed=_hold(self.spec))] * size)
-        return meter
+            for seen in self._shapes():
+                request = PolicyRequest(seen, seed=0)
+                self._time(warm.free, request, size, runs)
+                if guided:
+                    self._time(warm.guided, replace(request, committed=_hold(self.spec)), size, runs)
+        return warm
+
+    def _time(self, meter: LatencyMeter, request: PolicyRequest, size: int, runs: int) -> None:
+        """Answer a request ``size`` times at once, ``runs`` times; single answers after the first are counted."""
+        for run in range(runs):
+            began_s = time.perf_counter()
+            self.answer([request] * size)
+            if size == 1 and run:
+                meter.add(time.perf_counter() - began_s)
+
+    def _shapes(self) -> list[_Blank]:
+        """An observation for each length of the prompt: states are written into some, in one to three digits."""
+        found: dict[int, _Blank] = {}
+        for seen in _blanks(self.spec):
+            length = trim_text(self.policy.prepare(ObservationBatch.of([seen]))).text.shape[1]
+            found.setdefault(length, seen)
+        return list(found.values())
 
     def _sample(self, cond: Cond, noise: Tensor, requests: Sequence[PolicyRequest]) -> Tensor:
-        """Chunks [B, CH, D], environment units."""
-        if all(request.committed is None for request in requests):
+        """Chunks [B, CH, D], environment units; only those that continue others are guided, which costs more."""
+        guided = [row for row, request in enumerate(requests) if request.committed is not None]
+        if not guided:
             return self._restore(self._stages.denoise(cond, noise))
         from prophrl_models.policies.chunking import guided_sample
 
-        return guided_sample(self.policy, cond, [request.committed for request in requests], noise=noise)
+        rows = torch.tensor(guided, device=self.device)
+        committed = [requests[row].committed for row in guided]
+        continued = guided_sample(self.policy, cond.select(rows), committed, noise=noise[rows])
+        if len(guided) == len(requests):
+            return continued
+        chunks = self._restore(self._stages.denoise(cond, noise))
+        chunks[rows] = continued
+        return chunks
 
     def _restore(self, chain_end: Tensor) -> Tensor:
         return self.spec.action_scaling.restore(self.policy.environment(chain_end))
@@ -298,10 +333,15 @@ class _Blank:
     instruction: str
 
 
-def _blank(spec: PolicySpec) -> _Blank:
+def _blanks(spec: PolicySpec) -> Iterator[_Blank]:
+    """Black pictures with each instruction, at the middle and at the bottom of the state's range."""
     image = np.zeros((spec.image_height, spec.image_width, 3), dtype=np.uint8)
-    state = np.asarray(spec.state_scaling.offset, dtype=np.float32)
-    return _Blank(image, state, spec.instructions[0] if spec.instructions else "wait")
+    middle, scale = (
+        np.asarray(values, dtype=np.float32) for values in (spec.state_scaling.offset, spec.state_scaling.scale)
+    )
+    for instruction in spec.instructions or ("wait",):
+        for state in (middle, middle - np.abs(scale)):
+            yield _Blank(image, state, instruction)
 
 
 def _hold(spec: PolicySpec) -> Committed:

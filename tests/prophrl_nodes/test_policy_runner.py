@@ -171,7 +171,7 @@ def test_a_runner_for_real_time_chunking_has_continued_a_chunk_before_the_first_
 
     monkeypatch.setattr(PolicyEngine, "answer", watched)
     runner = open_runner(str(checkpoint), device="cpu", real_time=True)
-    assert asked.count(True) == 1 and False in asked and runner.latency.summary().count == 0
+    assert asked.count(True) == asked.count(False) > 0 and runner.latency.summary().count == 0
     asked.clear()
     open_runner(str(checkpoint), device="cpu")
     assert asked and not any(asked)

@@ -98,7 +98,8 @@ def test_what_the_policy_was_not_made_for_is_refused_with_the_difference(engine:
 
 
 def test_warming_up_measures_single_answers(engine: PolicyEngine) -> None:
-    assert engine.warm_up(runs=3).summary().count == 2
+    warm = engine.warm_up(runs=3)
+    assert warm.free.summary().count == 2 and warm.guided.summary().count == 0
 
 
 def test_warming_up_for_real_time_chunking_guides_one_chunk_of_each_batch_size(
@@ -119,10 +120,11 @@ def test_warming_up_for_real_time_chunking_guides_one_chunk_of_each_batch_size(
     denoise = engine._stages.denoise
     monkeypatch.setattr(chunking, "guided_sample", counted)
     monkeypatch.setattr(engine._stages, "denoise", sampled)
-    assert engine.warm_up(runs=2, guided=True).summary().count == 1, "guided answers are slower and not counted"
-    assert guided == batch_sizes(engine.max_batch) and sorted(free) == sorted(guided * 2)
+    warm = engine.warm_up(runs=2, guided=True)
+    assert warm.free.summary().count == warm.guided.summary().count == 1, "guided answers are slower, counted apart"
+    assert guided == free == [size for size in batch_sizes(engine.max_batch) for _ in range(2)]
     engine.warm_up(runs=2)
-    assert len(guided) == len(batch_sizes(engine.max_batch)), "only where it is asked for"
+    assert len(guided) == 2 * len(batch_sizes(engine.max_batch)), "only where it is asked for"
 
 
 def test_two_checkpoints_have_one_id_exactly_when_their_files_are_equal(
@@ -188,6 +190,30 @@ def test_large_policies_answer_as_they_sample_themselves(kind: str) -> None:
     scale = np.array(engine.spec.action_scaling.scale)
     for answer, chunk in zip(answers, expected.numpy(), strict=True):
         np.testing.assert_allclose(answer.actions_CHD / scale, chunk / scale, atol=2e-4)
+
+
+def test_warming_up_sees_every_length_of_prompt_that_states_and_instructions_make(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU a new length is recorded at its first use: not while the arm waits for the answer."""
+    policy = large("pi05")
+    words = ("stop", "put the cube down and pick it up again")
+    policy.spec = replace(policy.spec, instructions=words)
+    engine = PolicyEngine(policy, torch.device("cpu"))
+    lengths: list[int] = []
+    encode = engine._stages.encode
+    monkeypatch.setattr(engine._stages, "encode", lambda inputs: lengths.append(inputs.text.shape[1]) or encode(inputs))
+    engine.warm_up(runs=1)
+    warm = set(lengths)
+    assert len(warm) >= 2
+    middle, scale = (
+        np.array(values, np.float32) for values in (policy.spec.state_scaling.offset, policy.spec.state_scaling.scale)
+    )
+    for seed in range(20):
+        state = middle + scale * np.random.default_rng(seed).uniform(-1.0, 1.0, 7).astype(np.float32)
+        for instruction in words:
+            engine.answer([PolicyRequest(replace(fitting(engine, seed), state_7=state, instruction=instruction), 0)])
+    assert set(lengths) == warm
 
 
 @pytest.mark.parametrize("kind", KINDS)

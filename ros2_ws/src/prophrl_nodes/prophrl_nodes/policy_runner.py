@@ -21,7 +21,7 @@ from prophrl_models.policies.grip import CLOSE_BELOW, firm_grip
 from prophrl_models.policies.interface import PolicySpec, UnknownInstruction
 from prophrl_models.serving.client import ClientSettings, PolicyClient
 from prophrl_models.serving.engine import PolicyAnswer, PolicyEngine, PolicyRequest, chunk_seed
-from prophrl_models.serving.errors import ServingError
+from prophrl_models.serving.errors import ServingError, SetupError
 from prophrl_models.serving.latency import LatencyMeter
 from prophrl_models.serving.token import TokenError, read_token
 from prophrl_models.training.checkpoint import CheckpointError
@@ -262,6 +262,8 @@ def open_runner(
     device: str = "auto",
     seed: int = 0,
     threads: int = 1,
+    precision: str = "auto",
+    compile: bool = False,
     extra_latency_s: float = 0.0,
     budget_s: float = 0.0,
     settings: ClientSettings | None = None,
@@ -271,12 +273,14 @@ def open_runner(
     """The runner for a checkpoint folder or a server's ``ws://`` address.
 
     Args:
+        precision, compile: of a policy in this process, see ``PolicyEngine``; a server has chosen its own.
         settings: how to reach a server and what it must serve.
         token_file: file with the server's bearer token, instead of a token in ``settings``.
         real_time: see ``InProcessRunner``; a server is always ready for it.
 
     Raises:
         CheckpointError: the folder cannot be trusted or built.
+        SetupError: a precision or device that this policy or machine does not have.
         ServingError: the server cannot be used.
         TokenError: the token file cannot be used.
     """
@@ -285,7 +289,15 @@ def open_runner(
             settings = replace(settings or ClientSettings(), token=read_token(token_file))
         return RemoteRunner(where, seed, settings, extra_latency_s=extra_latency_s, budget_s=budget_s)
     return InProcessRunner(
-        where, device, seed, threads, real_time=real_time, extra_latency_s=extra_latency_s, budget_s=budget_s
+        where,
+        device,
+        seed,
+        threads,
+        precision=precision,
+        compile=compile,
+        real_time=real_time,
+        extra_latency_s=extra_latency_s,
+        budget_s=budget_s,
     )
 
 
@@ -297,6 +309,7 @@ __all__ = [
     "PolicyRunner",
     "RemoteRunner",
     "ServingError",
+    "SetupError",
     "TokenError",
     "UnknownInstruction",
     "chunk_duration_s",

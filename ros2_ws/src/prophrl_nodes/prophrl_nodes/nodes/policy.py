@@ -56,6 +56,13 @@ PARAMETERS = (
     ),
     ParameterSpec("settle_s", 0.15, "pause after a chunk before the next observation, for the arm to settle", 0.0, 2.0),
     ParameterSpec("device", "auto", "torch device", choices=("auto", "cpu", "cuda")),
+    ParameterSpec(
+        "precision",
+        "auto",
+        "of a big policy in this process; auto: bfloat16 on a GPU, else as it was saved",
+        choices=("auto", "float32", "bfloat16"),
+    ),
+    ParameterSpec("compile", False, "torch.compile the policy in this process: minutes at the start, then faster"),
     ParameterSpec("seed", 0, "seed of the sampling noise, the same at each start", 0, 2**31 - 1),
     ParameterSpec("torch_threads", 1, "CPU threads for the policy, 0: torch decides", 0, 64),
     ParameterSpec(
@@ -174,7 +181,7 @@ class PolicyNode(ProphNode):
         folder = self.value("checkpoint")
         if not folder:
             raise Refused("no policy: set the parameter 'checkpoint' to a folder written by prophrl train")
-        from prophrl_nodes.policy_runner import CheckpointError, ServingError, TokenError, open_runner
+        from prophrl_nodes.policy_runner import CheckpointError, ServingError, SetupError, TokenError, open_runner
 
         try:
             return open_runner(
@@ -182,11 +189,13 @@ class PolicyNode(ProphNode):
                 device=self.value("device"),
                 seed=self.value("seed"),
                 threads=self.value("torch_threads"),
+                precision=self.value("precision"),
+                compile=self.value("compile"),
                 extra_latency_s=self.value("extra_latency_s"),
                 token_file=self.value("token_file"),
                 real_time=self.value("chunking") == "real_time",
             )
-        except (CheckpointError, ServingError, TokenError) as error:
+        except (CheckpointError, ServingError, SetupError, TokenError) as error:
             raise Refused(str(error)) from error
 
     def _execute_length(self) -> int:
