@@ -7,56 +7,58 @@ file. Both must see the same bits.
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
 from prophrl_interfaces.msg import GripperState
+from prophrl_nodes.policy_inputs import PolicyInputs
 from rclpy.serialization import deserialize_message, serialize_message
 
 from prophrl_models.data.bag import Bag
 from prophrl_models.data.convert import convert_bag
 from prophrl_models.data.episode import Observation
-from prophrl_models.data.streams import COLOR as COLOR_STREAM
-from prophrl_models.data.streams import GRIPPER as GRIPPER_STREAM
-from prophrl_models.data.streams import TCP_POSE, color_sample, gripper_sample, pose_sample
-from prophrl_models.data.synchronise import Synchroniser, SyncSpec
+from prophrl_models.data.synchronise import SyncSpec
 from tests.helpers.recording import COLOR, GRIPPER, POSE, Recording, record
 
 
 class LiveNode:
-    """The input side of a policy node: subscriptions that push, a timer that asks."""
+    """The policy node's own input side, fed as the middleware feeds it."""
 
     def __init__(self, instruction: str) -> None:
-        self.synchroniser = Synchroniser(SyncSpec(), instruction)
-        self.decoders = {
-            COLOR: (COLOR_STREAM, color_sample),
-            POSE: (TCP_POSE, lambda cdr: pose_sample(deserialize_message(cdr, PoseStamped))),
-            GRIPPER: (GRIPPER_STREAM, lambda cdr: gripper_sample(deserialize_message(cdr, GripperState))),
+        self.inputs = PolicyInputs(SyncSpec(), instruction)
+        self.callbacks: dict[str, Callable[[bytes], None]] = {
+            COLOR: self.inputs.on_image,
+            POSE: lambda cdr: self.inputs.on_pose(deserialize_message(cdr, PoseStamped)),
+            GRIPPER: lambda cdr: self.inputs.on_gripper(deserialize_message(cdr, GripperState)),
         }
 
     def receive(self, topic: str, cdr: bytes) -> None:
-        stream, decode = self.decoders[topic]
-        stamp_ns, value = decode(cdr)
-        self.synchroniser.push(stream, stamp_ns, value)
+        self.callbacks[topic](cdr)
 
 
-@pytest.mark.parametrize("faults", ["none", "late and lost messages"])
+@pytest.mark.parametrize("faults", ["none", "late and lost messages", "samples that are no numbers"])
 def test_a_replayed_bag_gives_the_live_node_the_inputs_of_the_dataset(tmp_path: Path, faults: str) -> None:
     recording = record(2.0, seed=3)
-    if faults != "none":
+    if faults == "late and lost messages":
         recording = with_faults(recording)
+    elif faults != "none":
+        recording = with_nan(recording)
     episode = convert_bag(Bag(recording.write(tmp_path)))
     live = LiveNode(recording.instruction)
-    arriving = [s for s in recording.sent if s.topic in live.decoders]
+    arriving = [s for s in recording.sent if s.topic in live.callbacks]
     ticks_ns = [*episode.stamp_ns_T.tolist(), episode.final.stamp_ns]
     inputs: list[Observation | None] = []
     for tick in ticks_ns:
         while arriving and arriving[0].log_ns <= tick:
             sent = arriving.pop(0)
             live.receive(sent.topic, bytes(serialize_message(sent.message)))
-        inputs.append(live.synchroniser.snapshot(tick).observation)
+        inputs.append(live.inputs.snapshot(tick).observation)
 
     for step in range(len(episode)):
         observation, stored = inputs[step], episode.observation(step)
@@ -69,7 +71,7 @@ def test_a_replayed_bag_gives_the_live_node_the_inputs_of_the_dataset(tmp_path: 
     assert inputs[-1] is not None
     assert (inputs[-1].image_HW3 == episode.final.image_HW3).all()
     missing = sum(observation is None for observation in inputs)
-    assert (missing > 0) == (faults != "none")
+    assert (missing > 0) == (faults == "late and lost messages")
     assert len({observation.image_HW3.tobytes() for observation in inputs if observation}) > 10
 
 
@@ -87,3 +89,13 @@ def with_faults(recording: Recording) -> Recording:
         kept.append(sent)
     order = np.argsort([sent.log_ns for sent in kept], kind="stable")
     return Recording(tuple(kept[i] for i in order), recording.instruction, recording.task)
+
+
+def with_nan(recording: Recording) -> Recording:
+    """A driver that stutters: every seventh gripper state holds no number."""
+    sent = list(recording.sent)
+    for i in [i for i, s in enumerate(sent) if s.topic == GRIPPER][::7]:
+        message = copy.deepcopy(sent[i].message)
+        message.opening = math.nan
+        sent[i] = replace(sent[i], message=message)
+    return replace(recording, sent=tuple(sent))

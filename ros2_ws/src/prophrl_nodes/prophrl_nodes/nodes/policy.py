@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,14 +24,14 @@ from prophrl_interfaces.srv import OperatorVerb
 from sensor_msgs.msg import Image
 
 from prophrl_models.data.episode import Observation
-from prophrl_models.data.streams import COLOR, GRIPPER, TCP_POSE, color_sample, gripper_sample, pose_sample
-from prophrl_models.data.synchronise import Snapshot, Synchroniser
+from prophrl_models.data.synchronise import Snapshot
 from prophrl_models.policies.grip import CLOSE_BELOW
 from prophrl_nodes import qos
 from prophrl_nodes.arm_link import ArmLink
 from prophrl_nodes.chunk_player import Chunk
 from prophrl_nodes.chunk_schedule import TRACKING_LAG_S, ChunkSchedule, Continuation, LatencyBudget
 from prophrl_nodes.messages import header, to_nanoseconds, to_pose
+from prophrl_nodes.policy_inputs import PolicyInputs
 from prophrl_nodes.policy_turn import PolicyTurn
 from prophrl_nodes.ros import Health, Level, ParameterSpec, PeriodicThread, ProphNode, Refused, Value, run
 from prophrl_nodes.state_feed import StateFeed
@@ -101,7 +100,7 @@ class PolicyNode(ProphNode):
     def setup(self) -> None:
         """Load the checkpoint and connect the topics."""
         self._runner = self._load()
-        self._synchroniser = Synchroniser(self._runner.sync, self.value("instruction"))
+        self._inputs = PolicyInputs(self._runner.sync, self.value("instruction"))
         spec = self._runner.spec
         self._budget = LatencyBudget()
         self._schedule: ChunkSchedule | None = None
@@ -121,12 +120,11 @@ class PolicyNode(ProphNode):
         self._trouble = ""
         self._sequence = 0
         self._inference_s = 0.0
-        self._unusable: dict[str, str] = {}
         self._chunks = self.publisher(ActionChunk, "policy/chunk", qos.COMMAND)
         self._arm = ArmLink(self, "policy")
-        self.subscribe(Image, "camera/color/image_raw", self._on_image, qos.IMAGE_LATEST, raw=True)
-        self.subscribe(PoseStamped, "tcp_pose_broadcaster/pose", self._on_pose, qos.STREAM)
-        self.subscribe(GripperState, "gripper/state", self._on_gripper, qos.STREAM)
+        self.subscribe(Image, "camera/color/image_raw", self._inputs.on_image, qos.IMAGE_LATEST, raw=True)
+        self.subscribe(PoseStamped, "tcp_pose_broadcaster/pose", self._inputs.on_pose, qos.STREAM)
+        self.subscribe(GripperState, "gripper/state", self._inputs.on_gripper, qos.STREAM)
         self.subscribe(ExecutorStatus, "executor/status", self._on_executor, qos.STATE)
         self.service(OperatorVerb, "policy/command", self._on_command)
         self.verb("start", self._start_run)
@@ -150,14 +148,15 @@ class PolicyNode(ProphNode):
 
     def health(self) -> Health:
         """Running or not, what is waited for, and how old the inputs are."""
-        snapshot = self._synchroniser.snapshot(time.time_ns())
+        snapshot = self._inputs.snapshot(time.time_ns())
         values: dict[str, Value] = {
             "policy": self._runner.policy_id,
             "device": self._runner.device,
-            "instruction": self._synchroniser.instruction,
+            "instruction": self._inputs.instruction,
             "running": self._running,
             "chunks": self._sequence,
             "chunking": self.value("chunking"),
+            "close_below": self.value("close_below"),
             "inference_s": self._inference_s,
             "latency_expected_s": self._budget.expected_s,
             "latency_worst_s": self._budget.worst_s,
@@ -165,8 +164,8 @@ class PolicyNode(ProphNode):
             **self._real_time_values(),
             **{f"{stream}_age_s": age_s for stream, age_s in snapshot.age_s.items()},
         }
-        if self._unusable:
-            stream, why = next(iter(self._unusable.items()))
+        if self._inputs.unusable:
+            stream, why = next(iter(dict(self._inputs.unusable).items()))
             return Health(Level.ERROR, f"unusable {stream}: {why}", values)
         if self._trouble:
             return Health(Level.ERROR, self._trouble, values)
@@ -226,7 +225,7 @@ class PolicyNode(ProphNode):
         if length > self._runner.spec.chunk:
             raise Refused(f"execute_length {length} exceeds the policy's chunk of {self._runner.spec.chunk} actions")
         with self._lock:
-            self._synchroniser.instruction = instruction
+            self._inputs.instruction = instruction
             self._runner.restart()
             self._turn.begin()
             self._feed.begin()
@@ -242,23 +241,6 @@ class PolicyNode(ProphNode):
         return "stopped; the executor finishes its chunk and then holds" if was_running else "was not running"
 
     # ---- inputs
-
-    def _on_image(self, cdr: bytes) -> None:
-        self._take(COLOR, lambda: color_sample(cdr))
-
-    def _on_pose(self, message: PoseStamped) -> None:
-        self._take(TCP_POSE, lambda: pose_sample(message))
-
-    def _on_gripper(self, message: GripperState) -> None:
-        self._take(GRIPPER, lambda: gripper_sample(message))
-
-    def _take(self, stream: str, read: Callable[[], tuple[int, Any]]) -> None:
-        try:
-            self._synchroniser.push(stream, *read())
-        except ValueError as error:  # a publisher that sends something else than we were trained on
-            self._unusable[stream] = str(error)
-        else:
-            self._unusable.pop(stream, None)
 
     def _on_executor(self, message: ExecutorStatus) -> None:
         stamp_ns = to_nanoseconds(message.header.stamp)
@@ -278,7 +260,7 @@ class PolicyNode(ProphNode):
         if not turn.mine:
             self._doing, self._trouble = turn.waiting_for, ""
             return
-        snapshot = self._synchroniser.snapshot(time.time_ns())
+        snapshot = self._inputs.snapshot(time.time_ns())
         if snapshot.observation is None:
             self._trouble = f"cannot look: {'; '.join(snapshot.problems)}; the arm waits"
         elif min(snapshot.stamp_ns.values()) < turn.not_before_ns:
