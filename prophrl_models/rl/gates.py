@@ -42,6 +42,8 @@ class CheckSettings:
         recall, precision: of the judge on labelled videos.
         agreement: share of replayed logs whose imagined outcome is the logged one.
         answers: share of videos that the judge must answer at all.
+        failures, successes: recorded ones that were judged, at least, before a precision or an agreement can pass: a
+            judge that always says yes has a precision of 1 where nothing ever failed.
         confidence: of the two-sided intervals.
         starts: start states that are rolled out, each in a group of the run's size, once per sampler.
         lower_noise: factors on the noise level that are tried, in this order, where the SDE costs too much.
@@ -53,14 +55,20 @@ class CheckSettings:
     precision: float = 0.8
     agreement: float = 0.85
     answers: float = 0.9
+    failures: int = 5
+    successes: int = 5
     confidence: float = 0.9
     starts: int = 16
     lower_noise: tuple[float, ...] = (0.7, 0.5, 0.3)
 
     def __post_init__(self) -> None:
         demands = (self.sde_share, self.mixed_groups, self.recall, self.precision, self.agreement, self.answers)
-        if not all(0.0 <= x <= 1.0 for x in demands) or not 0.0 < self.confidence < 1.0 or self.starts < 1:
-            raise ValueError(f"demands and confidence are shares between 0 and 1, starts at least 1; got {self}")
+        counts = (self.failures, self.successes, self.starts)
+        if not all(0.0 <= x <= 1.0 for x in demands) or not 0.0 < self.confidence < 1.0 or min(counts) < 1:
+            raise ValueError(
+                "demands and confidence are shares between 0 and 1, failures, successes and starts at least 1; "
+                f"got {self}"
+            )
         if not all(0.0 < factor < 1.0 for factor in self.lower_noise):
             raise ValueError(f"lower_noise needs factors between 0 and 1, got {self.lower_noise}")
 
@@ -192,10 +200,10 @@ def judge_gates(confusion: Confusion, settings: CheckSettings) -> list[Finding]:
             "judge recall", recall_of(confusion, c), settings.recall, "true successes were seen",
             "label more videos of this set-up and train or prompt the judge on the successes it misses",
         ),
-        share_gate(
+        _both_outcomes(share_gate(
             "judge precision", precision_of(confusion, c), settings.precision, "seen successes were true",
             "add the failures it takes for successes to its training set, or make the prompt's conditions stricter",
-        ),
+        ), confusion, settings),
         share_gate(
             "judge answers", SuccessRate(confusion.judged, videos, c), settings.answers, "videos got a judgement",
             "look at the judge's server and at how its answers are parsed; silence is not counted as failure",
@@ -222,7 +230,30 @@ def outcome_gate(imagined: Confusion, real: Confusion | None, settings: CheckSet
             advice = f"{shares}: most mistakes are its own, improve the judge first"
         else:
             advice = f"{advice} ({shares})"
-    return share_gate("outcome agreement", counted, settings.agreement, "replayed logs ended as they did", advice)
+    finding = share_gate("outcome agreement", counted, settings.agreement, "replayed logs ended as they did", advice)
+    return _both_outcomes(finding, imagined, settings)
+
+
+def _both_outcomes(finding: Finding, confusion: Confusion, settings: CheckSettings) -> Finding:
+    """A finding that may pass only where enough of either outcome was recorded; one that fails without stays failed."""
+    recorded = {
+        "failures": (confusion.false_success + confusion.true_failure, settings.failures),
+        "successes": (confusion.true_success + confusion.false_failure, settings.successes),
+    }
+    few = [
+        f"{count or 'no'} recorded {outcome}, need {least}"
+        for outcome, (count, least) in recorded.items()
+        if count < least
+    ]
+    if not few or finding.status == "fail":
+        return finding
+    advice = (
+        "a judge and a world that always say the same could pass without: take a dataset with both outcomes, "
+        "'prophrl dataset build BAGS OUT --outcome success --outcome failure --discarded'"
+    )
+    return dataclasses.replace(
+        finding, status="not enough", message=f"{finding.message}; {' and '.join(few)}", advice=advice
+    )
 
 
 def _status(interval: Interval, needed: float) -> Status:

@@ -107,6 +107,24 @@ def test_a_judge_is_held_to_recall_precision_and_answers() -> None:
     assert statuses(Confusion(0, 0, 0, 0)) == ["not enough"] * 3
 
 
+def test_without_recorded_failures_precision_and_agreement_stay_open() -> None:
+    easy = Confusion(32, 0, 0, 0)
+    recall, precision, answers = judge_gates(easy, SETTINGS)
+    assert (recall.status, precision.status, answers.status) == ("pass", "not enough", "pass")
+    assert "no recorded failures" in precision.message and "--outcome failure --discarded" in precision.advice
+    agreement = outcome_gate(easy, easy, SETTINGS)
+    assert agreement.status == "not enough" and "no recorded failures" in agreement.message
+    assert not CheckReport((recall, precision, answers, agreement)).passed
+    few, enough = Confusion(32, 0, 4, 0), Confusion(32, 0, 5, 0)
+    assert "4 recorded failures, need 5" in judge_gates(few, SETTINGS)[1].message
+    assert [outcome_gate(c, None, SETTINGS).status for c in (few, enough)] == ["not enough", "pass"]
+    # The judge that never says yes agrees with every failure.
+    never = outcome_gate(Confusion(0, 0, 40, 0), None, SETTINGS)
+    assert never.status == "not enough" and "no recorded successes" in never.message
+    # What fails on successes alone has failed.
+    assert outcome_gate(Confusion(10, 0, 0, 22), None, SETTINGS).status == "fail"
+
+
 def test_disagreement_is_blamed_on_the_world_or_on_the_judge() -> None:
     right, wrong = Confusion(50, 0, 50, 0), Confusion(50, 25, 25, 0)
     world = outcome_gate(wrong, right, SETTINGS)
@@ -127,7 +145,9 @@ def test_a_report_fails_when_one_gate_does_and_passes_when_all_do() -> None:
     assert json.loads(raw)["findings"][0]["measured"] is None
 
 
-@pytest.mark.parametrize("bad", [{"recall": 1.5}, {"confidence": 1.0}, {"starts": 0}, {"lower_noise": (1.5,)}])
+@pytest.mark.parametrize(
+    "bad", [{"recall": 1.5}, {"confidence": 1.0}, {"starts": 0}, {"failures": 0}, {"lower_noise": (1.5,)}]
+)
 def test_impossible_demands_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         CheckSettings(**bad)
