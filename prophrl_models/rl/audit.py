@@ -65,6 +65,11 @@ class Look:
     imagined: SuccessRate | None = None
     audited: SuccessRate | None = None
 
+    @property
+    def speaks(self) -> bool:
+        """Did it measure anything but imagined success?"""
+        return any(part is not None for part in (self.judge, self.outcome, self.audited))
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -195,6 +200,10 @@ class Audit:
         if parted(pairs, self.rule):
             found.append(Alarm("reward_hacking", parting_message(pairs)))
         return tuple(found)
+
+    def doubts(self) -> tuple[Alarm, ...]:
+        """What the newest measurements say by themselves: an alarm needs ``rule.looks`` such in a row."""
+        return Audit(dataclasses.replace(self.rule, looks=1), self.looks).alarms()
 
     @property
     def stop(self) -> bool:

@@ -118,6 +118,8 @@ def _run(options: argparse.Namespace) -> int:
         print(said + (f", audited {entry['audited']:.2f}" if "audited" in entry else ""))
     if trainer.facts.stopped:
         print(f"stopped: {trainer.facts.stopped}")
+        delivered = trainer.facts.best_step if trainer.facts.best_step >= 0 else trainer.facts.step
+        print(f"the result is the policy after {delivered} steps")
     print(f"checkpoint: {folder}")
     print(f"report: {options.out / 'report.html'}")
     return 0
