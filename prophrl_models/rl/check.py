@@ -32,11 +32,12 @@ __all__ = ["CheckReport", "CheckSettings", "Finding", "LabelledVideo", "LoggedEp
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """A video uint8 [T, H, W, 3] whose outcome somebody knows."""
+    """A video uint8 [T, H, W, 3] whose outcome somebody knows; ``seen``: the judge was trained on it."""
 
     frames_THW3: NDArray[np.uint8]
     task: str
     success: bool
+    seen: bool = False
 
 
 def run_check(
@@ -59,7 +60,8 @@ def run_check(
         starts: start states of the run; some are drawn.
         options: how the run will sample.
         labelled: videos with known outcome for the judge; its gates say "not enough" without.
-        logged: episodes with known outcome for the world model; likewise.
+        logged: episodes with known outcome for the world model; likewise. What judge or world have seen in training can
+            speak against them, but not for them.
         say: told what is going on.
 
     Raises:
@@ -79,17 +81,33 @@ def run_check(
         findings[0] = bench.with_better_noise(findings[0], ode, tell)
     findings.append(signal_gate(sde.success_B, options.group_size, (options.keep_low, options.keep_high), settings))
     tell(f"judging {len(labelled)} labelled videos")
-    verdicts = judge.judge([v.frames_THW3 for v in labelled], [v.task for v in labelled]) if labelled else []
-    findings += judge_gates(Confusion.of([v.success for v in verdicts], [v.success for v in labelled]), settings)
+    findings += judge_gates(*(_judged(judge, [v for v in labelled if v.seen == seen]) for seen in KNOWN), settings)
     tell(f"imagining {len(logged)} logged episodes")
-    imagined = Confusion(0, 0, 0, 0)
-    real = None
-    if logged:
-        imagined = compare_outcomes(judge, replay_videos(world, logged, seed=seed), logged)
-        filmed = [episode for episode in logged if episode.frames_THW3 is not None]
-        real = compare_outcomes(judge, [np.asarray(e.frames_THW3) for e in filmed], filmed) if filmed else None
-    findings.append(outcome_gate(imagined, real, settings))
+    videos = replay_videos(world, logged, seed=seed) if logged else []
+    imagined = [_outcomes(judge, videos, logged, seen) for seen in KNOWN]
+    filmed = [e for e in logged if e.frames_THW3 is not None]
+    real = [_outcomes(judge, [np.asarray(e.frames_THW3) for e in filmed], filmed, seen) for seen in KNOWN]
+    findings.append(outcome_gate(imagined[0], real[0], settings, imagined[1], real[1]))
     return CheckReport(tuple(findings))
+
+
+KNOWN = (False, True)
+"""What was not seen in training, and what was."""
+
+
+def _judged(judge: Judge, videos: Sequence[LabelledVideo]) -> Confusion:
+    verdicts = judge.judge([v.frames_THW3 for v in videos], [v.task for v in videos]) if videos else []
+    return Confusion.of([v.success for v in verdicts], [v.success for v in videos])
+
+
+def _outcomes(
+    judge: Judge, videos: Sequence[NDArray[np.uint8]], episodes: Sequence[LoggedEpisode], seen: bool
+) -> Confusion:
+    """Verdicts on videos of those episodes that judge or world have seen, or of the others."""
+    rows = [row for row, e in enumerate(episodes) if (e.seen_by_judge or e.seen_by_world) == seen]
+    if not rows:
+        return Confusion(0, 0, 0, 0)
+    return compare_outcomes(judge, [videos[row] for row in rows], [episodes[row] for row in rows])
 
 
 @dataclass(frozen=True)

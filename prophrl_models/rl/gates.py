@@ -28,6 +28,7 @@ from prophrl_models.rl.audit import agreement_of, precision_of, recall_of
 from prophrl_models.trials.statistics import Interval, SuccessRate, wilson
 
 Status = Literal["pass", "fail", "not enough"]
+NOTHING = Confusion(0, 0, 0, 0)
 HOPELESS = 0.1
 """An ODE success that is surely below this is too little to start from."""
 
@@ -191,8 +192,14 @@ def signal_gate(
     return share_gate("groups with signal", rate, settings.mixed_groups, "groups have mixed outcomes", advice)
 
 
-def judge_gates(confusion: Confusion, settings: CheckSettings) -> list[Finding]:
-    """Recall, precision and answers of the judge on labelled videos."""
+def judge_gates(confusion: Confusion, seen: Confusion, settings: CheckSettings) -> list[Finding]:
+    """Recall, precision and answers of the judge on labelled videos; ``seen``: on those it was trained on."""
+    fresh, known = _judge_findings(confusion, settings), _judge_findings(seen, settings)
+    count = seen.judged + seen.no_judgement
+    return [_flattered(a, b, count, "the judge") for a, b in zip(fresh, known, strict=True)]
+
+
+def _judge_findings(confusion: Confusion, settings: CheckSettings) -> list[Finding]:
     c = settings.confidence
     videos = confusion.judged + confusion.no_judgement
     return [
@@ -211,11 +218,25 @@ def judge_gates(confusion: Confusion, settings: CheckSettings) -> list[Finding]:
     ]  # fmt: skip
 
 
-def outcome_gate(imagined: Confusion, real: Confusion | None, settings: CheckSettings) -> Finding:
+def outcome_gate(
+    imagined: Confusion,
+    real: Confusion,
+    settings: CheckSettings,
+    seen: Confusion = NOTHING,
+    seen_real: Confusion = NOTHING,
+) -> Finding:
     """Do replayed logs end in the imagination as they did in truth?
 
-    ``real``: verdicts on the real pictures of the same episodes, to say whether judge or world is to blame.
+    Args:
+        imagined: verdicts on the replays.
+        real: verdicts on the real pictures of the same episodes, to say whether judge or world is to blame.
+        seen, seen_real: the same for episodes that judge or world were trained on.
     """
+    fresh, known = _outcome_finding(imagined, real, settings), _outcome_finding(seen, seen_real, settings)
+    return _flattered(fresh, known, seen.judged + seen.no_judgement, "the judge or the world model")
+
+
+def _outcome_finding(imagined: Confusion, real: Confusion, settings: CheckSettings) -> Finding:
     counted = agreement_of(imagined, settings.confidence)
     kind = imagined.false_success >= imagined.false_failure
     mistakes = "successes that never were (it is too kind)" if kind else "failures of what did succeed"
@@ -223,7 +244,7 @@ def outcome_gate(imagined: Confusion, real: Confusion | None, settings: CheckSet
         f"most of the world model's mistakes are {mistakes}; adapt it on more bags of this set-up, failures and play "
         "included"
     )
-    if real is not None and real.judged and imagined.judged:
+    if real.judged and imagined.judged:
         own, total = 1.0 - agreement_of(real).rate, 1.0 - counted.rate
         shares = f"the judge is wrong on {own:.0%} of the real videos and on {total:.0%} of the imagined ones"
         if own > total / 2:
@@ -254,6 +275,19 @@ def _both_outcomes(finding: Finding, confusion: Confusion, settings: CheckSettin
     return dataclasses.replace(
         finding, status="not enough", message=f"{finding.message}; {' and '.join(few)}", advice=advice
     )
+
+
+def _flattered(fresh: Finding, seen: Finding, count: int, who: str) -> Finding:
+    """What counts where ``count`` episodes were seen in training: those can fail a gate, but never pass it."""
+    if not count:
+        return fresh
+    if fresh.status != "fail" and seen.status == "fail":
+        return dataclasses.replace(seen, message=f"{seen.message}; and {who} was trained on these {count}")
+    advice = fresh.advice
+    if fresh.status == "not enough":
+        advice = f"{advice}; record episodes that {who} is not trained on, or hold more of them out"
+    message = f"{fresh.message}; {count} more were seen in training by {who} and do not count"
+    return dataclasses.replace(fresh, message=message, advice=advice)
 
 
 def _status(interval: Interval, needed: float) -> Status:

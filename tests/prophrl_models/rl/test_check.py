@@ -14,7 +14,7 @@ from torch import Tensor
 from prophrl_models.policies.interface import Cond, FlowPolicy, Inputs, ObservationBatch, PolicySpec, Scaling
 from prophrl_models.reward.judge import Confusion, Verdict
 from prophrl_models.rl.check import CheckReport, CheckSettings, LabelledVideo, LoggedEpisode, run_check
-from prophrl_models.rl.gates import judge_gates, outcome_gate, sde_gate, share_gate, signal_gate
+from prophrl_models.rl.gates import NOTHING, judge_gates, outcome_gate, sde_gate, share_gate, signal_gate
 from prophrl_models.rl.replays import replay_videos
 from prophrl_models.rl.settings import RolloutOptions
 from prophrl_models.trials.statistics import SuccessRate
@@ -98,7 +98,7 @@ def test_groups_must_carry_signal() -> None:
 
 def test_a_judge_is_held_to_recall_precision_and_answers() -> None:
     def statuses(confusion: Confusion) -> list[str]:
-        return [finding.status for finding in judge_gates(confusion, SETTINGS)]
+        return [finding.status for finding in judge_gates(confusion, NOTHING, SETTINGS)]
 
     assert statuses(Confusion(95, 5, 95, 5)) == ["pass"] * 3
     assert statuses(Confusion(60, 5, 95, 40)) == ["fail", "pass", "pass"]
@@ -109,20 +109,40 @@ def test_a_judge_is_held_to_recall_precision_and_answers() -> None:
 
 def test_without_recorded_failures_precision_and_agreement_stay_open() -> None:
     easy = Confusion(32, 0, 0, 0)
-    recall, precision, answers = judge_gates(easy, SETTINGS)
+    recall, precision, answers = judge_gates(easy, NOTHING, SETTINGS)
     assert (recall.status, precision.status, answers.status) == ("pass", "not enough", "pass")
     assert "no recorded failures" in precision.message and "--outcome failure --discarded" in precision.advice
     agreement = outcome_gate(easy, easy, SETTINGS)
     assert agreement.status == "not enough" and "no recorded failures" in agreement.message
     assert not CheckReport((recall, precision, answers, agreement)).passed
     few, enough = Confusion(32, 0, 4, 0), Confusion(32, 0, 5, 0)
-    assert "4 recorded failures, need 5" in judge_gates(few, SETTINGS)[1].message
-    assert [outcome_gate(c, None, SETTINGS).status for c in (few, enough)] == ["not enough", "pass"]
+    assert "4 recorded failures, need 5" in judge_gates(few, NOTHING, SETTINGS)[1].message
+    assert [outcome_gate(c, NOTHING, SETTINGS).status for c in (few, enough)] == ["not enough", "pass"]
     # The judge that never says yes agrees with every failure.
-    never = outcome_gate(Confusion(0, 0, 40, 0), None, SETTINGS)
+    never = outcome_gate(Confusion(0, 0, 40, 0), NOTHING, SETTINGS)
     assert never.status == "not enough" and "no recorded successes" in never.message
     # What fails on successes alone has failed.
-    assert outcome_gate(Confusion(10, 0, 0, 22), None, SETTINGS).status == "fail"
+    assert outcome_gate(Confusion(10, 0, 0, 22), NOTHING, SETTINGS).status == "fail"
+
+
+def test_what_was_seen_in_training_can_fail_a_gate_but_not_pass_it() -> None:
+    good, bad, few = Confusion(50, 0, 50, 0), Confusion(20, 25, 25, 30), Confusion(2, 0, 2, 0)
+    for fresh, seen, status in (
+        (NOTHING, good, "not enough"),
+        (few, good, "not enough"),
+        (NOTHING, bad, "fail"),
+        (few, bad, "fail"),
+        (good, bad, "fail"),
+        (bad, good, "fail"),
+        (good, good, "pass"),
+    ):
+        recall, precision, _ = judge_gates(fresh, seen, SETTINGS)
+        outcome = outcome_gate(fresh, fresh, SETTINGS, seen, seen)
+        assert {recall.status, precision.status, outcome.status} == {status}, (fresh, seen)
+    left_out = judge_gates(few, good, SETTINGS)[0]
+    assert "2 of 2 true successes" in left_out.message and "100 more were seen in training" in left_out.message
+    assert "record episodes that the judge is not trained on" in left_out.advice
+    assert "trained on these 100" in outcome_gate(few, few, SETTINGS, bad, bad).message
 
 
 def test_disagreement_is_blamed_on_the_world_or_on_the_judge() -> None:
@@ -130,7 +150,7 @@ def test_disagreement_is_blamed_on_the_world_or_on_the_judge() -> None:
     world = outcome_gate(wrong, right, SETTINGS)
     assert world.status == "fail" and "too kind" in world.advice and "judge is wrong on 0%" in world.advice
     assert "improve the judge first" in outcome_gate(wrong, wrong, SETTINGS).advice
-    assert "failures of what did succeed" in outcome_gate(Confusion(25, 0, 50, 25), None, SETTINGS).advice
+    assert "failures of what did succeed" in outcome_gate(Confusion(25, 0, 50, 25), NOTHING, SETTINGS).advice
     assert outcome_gate(right, right, SETTINGS).status == "pass"
 
 
@@ -280,6 +300,29 @@ def test_too_much_noise_is_found_and_a_level_that_was_tried_is_advised(
     assert [gates[name].status for name in ("judge recall", "judge precision", "judge answers")] == ["pass"] * 3
     assert gates["outcome agreement"].status == "pass" and gates["groups with signal"].status == "pass"
     assert any("trying noise" in line for line in said)
+
+
+def test_a_check_on_its_own_training_episodes_does_not_pass(
+    episodes: list[LoggedEpisode], labelled: list[LabelledVideo]
+) -> None:
+    settings, options = CheckSettings(starts=2), replace(OPTIONS, noise_level=0.2)
+
+    def gates(judge: Any, seen: slice, by: str) -> dict[str, Any]:
+        known = [replace(e, **{by: True}) if n in range(60)[seen] else e for n, e in enumerate(episodes)]
+        films = [replace(v, seen=by == "seen_by_judge" and n in range(60)[seen]) for n, v in enumerate(labelled)]
+        report = run_check(
+            StraightPolicy(), DotWorld(), judge, starts(2, 1), options, labelled=films, logged=known, settings=settings
+        )
+        return by_gate(report)
+
+    everything, most = slice(None), slice(6, None)
+    by_judge = gates(DotJudge(), everything, "seen_by_judge")
+    for gate in ("judge recall", "judge precision", "judge answers", "outcome agreement"):
+        assert by_judge[gate].status == "not enough" and "60 more were seen in training" in by_judge[gate].message
+    by_world = gates(DotJudge(), most, "seen_by_world")
+    assert by_world["judge recall"].status == "pass"
+    assert by_world["outcome agreement"].status == "not enough" and "6 of 6" in by_world["outcome agreement"].message
+    assert gates(ForgetfulJudge(), everything, "seen_by_judge")["judge recall"].status != "pass"
 
 
 def test_little_noise_passes_but_groups_that_are_all_solved_teach_nothing() -> None:

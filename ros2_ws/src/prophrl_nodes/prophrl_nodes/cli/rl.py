@@ -164,14 +164,18 @@ def _check(options: argparse.Namespace) -> int:
     from prophrl_models.rl.check import CheckSettings, LabelledVideo, run_check
     from prophrl_models.rl.open_run import open_worker
     from prophrl_models.rl.replays import joined_episodes
+    from prophrl_models.rl.seen import SeenInTraining
     from prophrl_nodes.cli.output import print_json
 
     settings, sources = _settings(options), _opened(options)
     worker = open_worker(sources, settings)
     datasets = [Dataset(folder) for folder in options.datasets]
-    logged = joined_episodes(datasets, most=options.episodes, seed=settings.seed)
+    seen = SeenInTraining.of(sources.judge, sources.world)
+    logged = joined_episodes(datasets, most=options.episodes, seed=settings.seed, seen=seen)
     labelled = [
-        LabelledVideo(e.frames_THW3, e.prompt.instruction, e.success) for e in logged if e.frames_THW3 is not None
+        LabelledVideo(e.frames_THW3, e.prompt.instruction, e.success, e.seen_by_judge)
+        for e in logged
+        if e.frames_THW3 is not None
     ]
     report = run_check(
         worker.policy,
