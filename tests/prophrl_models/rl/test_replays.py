@@ -75,7 +75,8 @@ def test_the_newest_dataset_gives_its_share_and_the_others_what_it_lacks(dataset
 
 def test_episodes_that_judge_and_world_have_not_seen_are_drawn_first_and_the_others_marked(dataset: Dataset) -> None:
     names = [row.episode_id for row in dataset.table]
-    seen = SeenInTraining(frozenset({"source-0", "source-1"}), TrainedOn.of([names[1], names[2]]))
+    sources = frozenset(dataset.table[position].source for position in (0, 1))
+    seen = SeenInTraining(sources, TrainedOn.of([names[1], names[2]]))
     for seed in range(3):
         drawn = {e.prompt.source: e for e in logged_episodes(dataset, most=3, seed=seed, seen=seen)}
         assert set(drawn) == {names[5], names[0], names[2]}  # seen by none, by the judge, by the world
@@ -87,12 +88,12 @@ def test_episodes_that_judge_and_world_have_not_seen_are_drawn_first_and_the_oth
 
 
 def test_a_classifier_and_a_world_model_say_what_they_were_trained_on(dataset: Dataset, tmp_path: Path) -> None:
-    parts = {"training": ["source-0"], "validation": ["source-1"], "test": ["source-2"]}
+    rows = dataset.table[:3]
+    parts = {part: [row.source] for part, row in zip(("training", "validation", "test"), rows, strict=True)}
     for name, record in (("judge", {"videos": parts}), ("world", {RECORD: TrainedOn.of(["reach-2"]).to_json()})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "provenance.json").write_text(json.dumps(record))
     seen = SeenInTraining.of(JudgeSettings("classifier", str(tmp_path / "judge")), tmp_path / "world")
-    rows = dataset.table[:3]
     assert [seen.by_judge(row) for row in rows] == [True, True, False]
     assert [seen.by_world(row, dataset.content_hash) for row in rows] == [False, False, True]
     served = SeenInTraining.of(JudgeSettings("server", "http://127.0.0.1:1/v1", "m"), tmp_path / "world")
