@@ -25,6 +25,7 @@ from torch import Tensor
 from prophrl_models.reward.judge import Confusion
 from prophrl_models.rl.advantages import group_advantages
 from prophrl_models.rl.audit import agreement_of, precision_of, recall_of
+from prophrl_models.trials.paired import PairedOutcomes
 from prophrl_models.trials.statistics import Interval, SuccessRate, wilson
 
 Status = Literal["pass", "fail", "not enough"]
@@ -143,12 +144,25 @@ def share_gate(gate: str, counted: SuccessRate, needed: float, what: str, advice
     return Finding(gate, status, counted.rate, interval.low, interval.high, needed, message, _say(status, advice, more))
 
 
-def sde_gate(sde: SuccessRate, ode: SuccessRate, share: float, noise_level: float, num_steps: int) -> Finding:
+def correlation_of(pairs: PairedOutcomes) -> float:
+    """Correlation of the outcomes of one start and seed, with Newcombe's correction towards 0; 0 if one is constant."""
+    both, a, b, neither = pairs.both, pairs.only_first, pairs.only_second, pairs.neither
+    spread = math.sqrt((both + a) * (b + neither) * (both + b) * (a + neither))
+    product = both * neither - a * b
+    if product > 0:
+        product = max(product - pairs.trials // 2, 0)
+    return product / spread if spread else 0.0
+
+
+def sde_gate(
+    sde: SuccessRate, ode: SuccessRate, share: float, noise_level: float, num_steps: int, correlation: float = 0.0
+) -> Finding:
     """Does the policy keep ``share`` of its ODE success when it is sampled with noise?
 
     The interval is that of ``p_sde - share * p_ode``, from the Wilson intervals of both (Zou and Donner's MOVER, which
-    for a share of 1 is Newcombe's difference), told as one of the ratio. It takes all rollouts as independent; both
-    samplers begin from the same starts, so what is common to a start falls out of the difference.
+    for a share of 1 is Newcombe's difference), told as one of the ratio. ``correlation`` is that of the outcomes where
+    both samplers were given the same starts and seeds (``correlation_of``): what they have in common falls out of the
+    difference, and the interval is the shorter for it.
     """
     gate = "SDE keeps the skill"
     if not sde.trials or not ode.trials or not ode.successes:
@@ -161,8 +175,8 @@ def sde_gate(sde: SuccessRate, ode: SuccessRate, share: float, noise_level: floa
     p, q = sde.rate, ode.rate
     of_p, of_q = (wilson(rate.successes, rate.trials, sde.confidence) for rate in (sde, ode))
     gap = p - share * q
-    low = share + (gap - math.hypot(p - of_p.low, share * (of_q.high - q))) / q
-    high = share + (gap + math.hypot(of_p.high - p, share * (q - of_q.low))) / q
+    low = share + (gap - _joint(p - of_p.low, share * (of_q.high - q), correlation)) / q
+    high = share + (gap + _joint(of_p.high - p, share * (q - of_q.low), correlation)) / q
     status = _status(Interval(low, high), share)
     message = (
         f"with K = {num_steps} and noise {noise_level:g} success is {p:.2f} ({sde.successes}/{sde.trials}), with the "
@@ -172,9 +186,14 @@ def sde_gate(sde: SuccessRate, ode: SuccessRate, share: float, noise_level: floa
         "lower rollout.noise_level, or raise rollout.num_steps: each step then adds less noise "
         "(measured limits: K = 10 up to 1, K = 4 up to 0.3)"
     )
-    spread = p * (1.0 - p) + share**2 * q * (1.0 - q)
+    spread = _joint(math.sqrt(p * (1.0 - p)), share * math.sqrt(q * (1.0 - q)), correlation) ** 2
     more = _more(gap, 0.0, spread, min(sde.trials, ode.trials), sde.confidence)
     return Finding(gate, status, p / q, low, high, share, message, _say(status, advice, more))
+
+
+def _joint(a: float, b: float, correlation: float) -> float:
+    """Length of the difference of two errors of lengths a and b."""
+    return math.sqrt(max(a * a + b * b - 2.0 * correlation * a * b, 0.0))
 
 
 def signal_gate(

@@ -9,14 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtri
 from torch import Tensor
 
 from prophrl_models.policies.interface import Cond, FlowPolicy, Inputs, ObservationBatch, PolicySpec, Scaling
 from prophrl_models.reward.judge import Confusion, Verdict
 from prophrl_models.rl.check import CheckReport, CheckSettings, LabelledVideo, LoggedEpisode, run_check
-from prophrl_models.rl.gates import NOTHING, judge_gates, outcome_gate, sde_gate, share_gate, signal_gate
+from prophrl_models.rl.gates import (
+    NOTHING,
+    correlation_of,
+    judge_gates,
+    outcome_gate,
+    sde_gate,
+    share_gate,
+    signal_gate,
+)
 from prophrl_models.rl.replays import replay_videos
 from prophrl_models.rl.settings import RolloutOptions
+from prophrl_models.trials.paired import PairedOutcomes
 from prophrl_models.trials.statistics import SuccessRate
 from tests.helpers.dot_world import (
     CALLS,
@@ -80,6 +90,50 @@ def test_the_interval_of_the_sde_gate_holds_its_confidence() -> None:
             finding = sde_gate(rate(int(sde), n), rate(int(ode), n), share, 0.5, 10)
             inside += finding.low <= share <= finding.high  # the truth is that the share is exactly met
         assert inside / 2000 == pytest.approx(SETTINGS.confidence, abs=0.03)
+
+
+def paired(random: np.random.Generator, ode: float, sde: float, starts: int = 16, group: int = 8) -> Any:
+    """Outcomes (SDE, ODE) of the same starts and seeds: half of what decides is the start's, a fifth the seed's."""
+    common = np.repeat(random.normal(size=starts), group) * 0.5**0.5 + random.normal(size=starts * group) * 0.2**0.5
+    draws = [common + random.normal(size=starts * group) * 0.3**0.5 for _ in range(2)]
+    return tuple((draw < ndtri(p)).tolist() for draw, p in zip(draws, (sde, ode), strict=True))
+
+
+def sde_findings(ode: float, sde: float, count: int, *, alone: bool = False) -> list[Any]:
+    random, found = np.random.default_rng(0), []
+    while len(found) < count:
+        noisy, quiet = paired(random, ode, sde)
+        rates = [rate(sum(outcomes), len(outcomes)) for outcomes in (noisy, quiet)]
+        if rates[1].successes:
+            alike = 0.0 if alone else correlation_of(PairedOutcomes.of(noisy, quiet))
+            found.append(sde_gate(rates[0], rates[1], SETTINGS.sde_share, 0.7, 10, alike))
+    return found
+
+
+def test_the_sde_gate_decides_at_its_default_size() -> None:
+    for sde, least in ((0.25, 0.65), (0.2, 0.95)):  # 63 % and half of the skill is left
+        statuses = [finding.status for finding in sde_findings(0.4, sde, 400)]
+        independent = [finding.status for finding in sde_findings(0.4, sde, 400, alone=True)]
+        assert statuses.count("fail") >= max(least * 400, independent.count("fail") + 20)
+        assert not statuses.count("pass")
+    # Of 16 x 8 rollouts 51 succeed with the ODE and 32 with the SDE: independent ones would leave it open.
+    alone = sde_gate(rate(32, 128), rate(51, 128), 0.85, 0.7, 10)
+    pairs = PairedOutcomes(28, 4, 23, 73)
+    together = sde_gate(rate(32, 128), rate(51, 128), 0.85, 0.7, 10, correlation_of(pairs))
+    assert (alone.status, together.status) == ("not enough", "fail")
+
+
+def test_the_paired_interval_of_the_sde_gate_holds_its_confidence() -> None:
+    findings = sde_findings(0.4, 0.34, 1500)  # the truth is that the share is exactly met
+    inside = np.mean([finding.low <= 0.85 <= finding.high for finding in findings])
+    assert inside == pytest.approx(SETTINGS.confidence, abs=0.03)
+
+
+def test_outcomes_correlate_as_far_as_they_do() -> None:
+    assert correlation_of(PairedOutcomes(0, 0, 0, 0)) == correlation_of(PairedOutcomes(9, 3, 0, 0)) == 0.0
+    assert correlation_of(PairedOutcomes(5000, 0, 0, 5000)) == pytest.approx(1.0, abs=1e-3)
+    assert correlation_of(PairedOutcomes(0, 5000, 5000, 0)) == pytest.approx(-1.0)
+    assert correlation_of(PairedOutcomes(3, 1, 1, 3)) == pytest.approx((9 - 1 - 4) / 16)
 
 
 def test_a_policy_that_never_succeeds_is_said_to_be_hopeless_only_after_enough_trials() -> None:
@@ -323,6 +377,14 @@ def test_a_check_on_its_own_training_episodes_does_not_pass(
     assert by_world["judge recall"].status == "pass"
     assert by_world["outcome agreement"].status == "not enough" and "6 of 6" in by_world["outcome agreement"].message
     assert gates(ForgetfulJudge(), everything, "seen_by_judge")["judge recall"].status != "pass"
+
+
+def test_a_lower_noise_is_tried_also_where_too_few_rollouts_cannot_decide() -> None:
+    options, brief = replace(OPTIONS, noise_level=0.8), CheckSettings(starts=2)
+    report = run_check(StraightPolicy(), DotWorld(), DotJudge(), starts(2, 1), options, settings=brief)
+    finding = by_gate(report)["SDE keeps the skill"]
+    assert finding.status == "not enough" and finding.measured < 0.85
+    assert "set rollout.noise_level to" in finding.advice
 
 
 def test_little_noise_passes_but_groups_that_are_all_solved_teach_nothing() -> None:
