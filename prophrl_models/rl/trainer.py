@@ -32,7 +32,7 @@ from prophrl_models.data.files import write_json
 from prophrl_models.data.normalise import Normalisation
 from prophrl_models.policies.interface import FlowPolicy
 from prophrl_models.rl.advantages import group_advantages
-from prophrl_models.rl.audit import Audit, AuditRule, Look
+from prophrl_models.rl.audit import Audit, AuditRule, Look, OutcomeRate
 from prophrl_models.rl.executor import Executor
 from prophrl_models.rl.rollouts import Rollouts, Unit, derived_seed, joined
 from prophrl_models.rl.run_state import RunFacts, RunStore
@@ -47,7 +47,6 @@ from prophrl_models.training.lora import merged_state
 from prophrl_models.training.run_folder import CHECKPOINT_FOLDER, SETTINGS_FILE, claim, run_settings
 from prophrl_models.training.settings import TrainingError
 from prophrl_models.training.vla import without_adapters
-from prophrl_models.trials.statistics import SuccessRate
 
 HARMLESS = ("steps", "watch.report_every", "watch.save_every", "watch.tensorboard", "rollout.video_every")
 """Settings that may change when a run is continued: they do not touch the curve."""
@@ -336,10 +335,10 @@ class Trainer:
         parts = [pairs[i : i + size] for i in range(0, len(pairs), size)]
         return [Unit(tuple(s for s, _ in part), tuple(s for _, s in part), mode="ode") for part in parts]
 
-    def _rate(self, success_B: Tensor) -> SuccessRate:
-        """Successes among those that were judged (NaN: not)."""
-        judged = success_B[~success_B.isnan()]
-        return SuccessRate(int(judged.sum()), len(judged), self.rule.confidence)
+    def _rate(self, success_B: Tensor) -> OutcomeRate:
+        """Successes among those that were judged (NaN: not); the held-out units are the same at every look."""
+        outcomes = [None if math.isnan(success) else success > 0.5 for success in success_B.tolist()]
+        return OutcomeRate.of(outcomes, self.rule.confidence)
 
     def _trained(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in trained(self.policy)}

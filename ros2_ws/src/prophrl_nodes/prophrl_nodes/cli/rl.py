@@ -41,7 +41,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     _sources(run_)
     run_.add_argument("--second-judge", metavar="JUDGE", help="looks at evaluations only; the run stops if they part")
     run_.add_argument("--audit-twin", metavar="TASK", help="audit on the digital twin (data of the twin only)")
-    run_.add_argument("--audit-trials", type=int, default=20, metavar="N", help="trials of an audit (default: 20)")
+    run_.add_argument("--audit-trials", type=int, default=80, metavar="N", help="trials of an audit (default: 80)")
     run_.add_argument("--audit-execute", type=int, default=8, metavar="ROWS", help="as in trials fast (default: 8)")
     run_.add_argument("--steps", type=int, help="rollout batches, instead of what the settings say")
     run_.add_argument("--ray", type=int, default=0, metavar="N", help="roll out in N Ray actors (default: here)")
