@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from prophrl_models.reward.judge import Judge, JudgeError
@@ -21,6 +25,10 @@ class JudgeSettings:
         votes, needed: of a vision-language model, see ``votes.VoteRule``.
         style: prompt file for tasks that have none of their own, see ``prompts``.
         device: "cpu", "cuda" or empty for the judge's own choice.
+        timeout_s, deadline_s: of a server, see ``vlm_server.ServerOptions``.
+
+    Raises:
+        JudgeError: votes, style or time-outs that cannot be; the kind and the place are looked at when it is opened.
     """
 
     kind: str = "classifier"
@@ -30,6 +38,18 @@ class JudgeSettings:
     needed: int = 3
     style: str = "bridge"
     device: str = ""
+    timeout_s: float = 60.0
+    deadline_s: float = 180.0
+
+    def __post_init__(self) -> None:
+        from prophrl_models.reward.prompts import prompts
+        from prophrl_models.reward.votes import VoteRule
+
+        VoteRule(self.votes, self.needed)
+        if self.style not in prompts():
+            raise JudgeError(f"no prompt file {self.style!r}; choose one of {', '.join(prompts())}")
+        if not (0.0 < self.timeout_s < math.inf and 0.0 < self.deadline_s < math.inf):
+            raise JudgeError(f"time-outs must be positive numbers, got {self.timeout_s} and {self.deadline_s}")
 
 
 def open_judge(settings: JudgeSettings, **options: Any) -> Judge:
@@ -58,5 +78,39 @@ def open_judge(settings: JudgeSettings, **options: Any) -> Judge:
 
         if not settings.model:
             raise JudgeError(f"the server at {settings.place} needs the name of a model; its /models lists them")
-        answerer = ServerAnswerer(ServerOptions(settings.place, settings.model, **options))
+        waits = {"timeout_s": settings.timeout_s, "deadline_s": settings.deadline_s}
+        answerer = ServerAnswerer(ServerOptions(settings.place, settings.model, **{**waits, **options}))
     return VotingJudge(answerer, VoteRule(settings.votes, settings.needed), style=settings.style)
+
+
+def judge_identity(settings: JudgeSettings) -> dict[str, Any]:
+    """What decides a judge's verdicts, as plain values: another one here is another judge.
+
+    Of a server the model's name is all that can be known of its weights. Devices and time-outs are left out.
+
+    Raises:
+        JudgeError: the judge's folder does not hold its files.
+    """
+    identity: dict[str, Any] = {"kind": settings.kind, "place": settings.place, "model": settings.model}
+    if settings.kind == "classifier":
+        from prophrl_models.reward.classifier_judge import CONFIG, WEIGHTS
+
+        return {**identity, "sha256": _files_hash([Path(settings.place) / name for name in (WEIGHTS, CONFIG)])}
+    from prophrl_models.reward.prompts import prompts
+
+    identity |= {"votes": settings.votes, "needed": settings.needed, "style": settings.style}
+    asked = json.dumps({name: asdict(prompt) for name, prompt in prompts().items()}, sort_keys=True)
+    identity["prompts"] = hashlib.sha256(asked.encode()).hexdigest()
+    if settings.kind == "local":
+        files = [f for f in Path(settings.place).glob("*") if f.suffix in (".safetensors", ".json", ".txt", ".jinja")]
+        identity["sha256"] = _files_hash(sorted(files))
+    return identity
+
+
+def _files_hash(files: list[Path]) -> str:
+    from prophrl_models.training.checkpoint import sha256
+
+    missing = [file for file in files if not file.is_file()]
+    if missing or not files:
+        raise JudgeError(f"a judge's folder lacks {missing[0] if missing else 'its files'}; copy all of them again")
+    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()

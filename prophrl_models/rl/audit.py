@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prophrl_models.reward.judge import Confusion
+from prophrl_models.trials.paired import PairedOutcomes
 from prophrl_models.trials.statistics import Interval, SuccessRate, difference_interval
 
 ADVICE = (
@@ -48,6 +49,23 @@ class AuditRule:
 
 
 @dataclass(frozen=True)
+class OutcomeRate(SuccessRate):
+    """A success rate whose single outcomes are known, so that it can be compared in pairs.
+
+    Attributes:
+        outcomes: of the same placements (or starts and seeds) in the same order at every look; None: not judged.
+    """
+
+    outcomes: tuple[bool | None, ...] = ()
+
+    @staticmethod
+    def of(outcomes: Sequence[bool | None], confidence: float = 0.9) -> OutcomeRate:
+        """Count those that were judged."""
+        judged = [outcome for outcome in outcomes if outcome is not None]
+        return OutcomeRate(sum(judged), len(judged), confidence, tuple(outcomes))
+
+
+@dataclass(frozen=True)
 class Look:
     """What one audit measured; parts that were not measured are None.
 
@@ -57,6 +75,8 @@ class Look:
         outcome: verdicts on imagined replays of logged episodes, against what happened there.
         imagined: success of the policy in the world model, by the run's judge.
         audited: its success by ground truth (robot, digital twin) or by an independent second judge.
+
+    ``imagined`` and ``audited`` as ``OutcomeRate`` make ``parted`` compare looks in pairs.
     """
 
     step: int
@@ -64,6 +84,11 @@ class Look:
     outcome: Confusion | None = None
     imagined: SuccessRate | None = None
     audited: SuccessRate | None = None
+
+    @property
+    def speaks(self) -> bool:
+        """Did it measure anything but imagined success?"""
+        return any(part is not None for part in (self.judge, self.outcome, self.audited))
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -76,9 +101,7 @@ class Look:
             KeyError, TypeError, ValueError: fields are missing, unknown or impossible.
         """
         judge, outcome = (None if raw[name] is None else Confusion(**raw[name]) for name in ("judge", "outcome"))
-        imagined, audited = (
-            None if raw[name] is None else SuccessRate(**raw[name]) for name in ("imagined", "audited")
-        )
+        imagined, audited = (None if raw[name] is None else _rate(raw[name]) for name in ("imagined", "audited"))
         return Look(int(raw["step"]), judge, outcome, imagined, audited)
 
 
@@ -129,26 +152,34 @@ def parted(pairs: Sequence[tuple[SuccessRate, SuccessRate]], rule: AuditRule) ->
     """Reward hacking: does imagined success gain what audited success does not?
 
     ``pairs`` are (imagined, audited) measurements of the same policies, oldest first. Gains over the first pair get
-    Newcombe's interval, the difference of the two gains the same construction once more. The two have parted when, at
-    each of the last ``rule.looks`` measurements, imagined success has surely risen, audited success has not, and the
-    difference surely exceeds ``rule.margin``.
+    the interval of ``gain``, the difference of the two gains Newcombe's construction from these. The two have parted
+    when, at each of the last ``rule.looks`` measurements, imagined success has surely risen, audited success has not,
+    and the difference surely exceeds ``rule.margin``.
     """
     measured = [(a, b) for a, b in pairs if a.trials and b.trials]
     if len(measured) <= rule.looks:
         return False
     (imagined_0, audited_0) = measured[0]
     for imagined, audited in measured[-rule.looks :]:
-        of_i, of_a = gain_interval(imagined_0, imagined, rule), gain_interval(audited_0, audited, rule)
-        gain_i, gain_a = imagined.rate - imagined_0.rate, audited.rate - audited_0.rate
+        (gain_i, of_i), (gain_a, of_a) = gain(imagined_0, imagined, rule), gain(audited_0, audited, rule)
         apart = gain_i - gain_a - math.hypot(gain_i - of_i.low, of_a.high - gain_a)
         if not (of_i.low > 0.0 and of_a.low <= 0.0 and apart > rule.margin):
             return False
     return True
 
 
-def gain_interval(old: SuccessRate, new: SuccessRate, rule: AuditRule) -> Interval:
-    """Interval of ``new`` minus ``old``."""
-    return difference_interval(old.successes, old.trials, new.successes, new.trials, rule.confidence)
+def gain(old: SuccessRate, new: SuccessRate, rule: AuditRule) -> tuple[float, Interval]:
+    """``new`` minus ``old`` and its interval: Tango's for outcomes of the same placements, otherwise Newcombe's.
+
+    What is hard about a placement is so at both looks, so pairs tell smaller gains apart.
+    """
+    if isinstance(old, OutcomeRate) and isinstance(new, OutcomeRate) and len(old.outcomes) == len(new.outcomes):
+        both = [(a, b) for a, b in zip(old.outcomes, new.outcomes, strict=True) if a is not None and b is not None]
+        if both:
+            pairs = PairedOutcomes.of([a for a, _ in both], [b for _, b in both])
+            return pairs.difference, pairs.interval(rule.confidence)
+    interval = difference_interval(old.successes, old.trials, new.successes, new.trials, rule.confidence)
+    return new.rate - old.rate, interval
 
 
 @dataclass
@@ -195,6 +226,10 @@ class Audit:
         if parted(pairs, self.rule):
             found.append(Alarm("reward_hacking", parting_message(pairs)))
         return tuple(found)
+
+    def doubts(self) -> tuple[Alarm, ...]:
+        """What the newest measurements say by themselves: an alarm needs ``rule.looks`` such in a row."""
+        return Audit(dataclasses.replace(self.rule, looks=1), self.looks).alarms()
 
     @property
     def stop(self) -> bool:
@@ -259,6 +294,10 @@ def parting_message(pairs: Sequence[tuple[SuccessRate, SuccessRate]]) -> str:
         f"imagined success rose from {_tell(imagined)} to {_tell(imagined_now)} while audited success went from "
         f"{_tell(audited)} to {_tell(audited_now)}: the policy exploits the world model or the judge; {ADVICE}"
     )
+
+
+def _rate(raw: Mapping[str, Any]) -> SuccessRate:
+    return OutcomeRate(**{**raw, "outcomes": tuple(raw["outcomes"])}) if "outcomes" in raw else SuccessRate(**raw)
 
 
 def _tell(rate: SuccessRate) -> str:

@@ -16,6 +16,7 @@ from prophrl_models.rl.gates import (
     CheckReport,
     CheckSettings,
     Finding,
+    correlation_of,
     judge_gates,
     outcome_gate,
     sde_gate,
@@ -25,6 +26,7 @@ from prophrl_models.rl.replays import LoggedEpisode, compare_outcomes, replay_vi
 from prophrl_models.rl.rollouts import Rollouts, RolloutWorker, Unit, derived_seed, joined
 from prophrl_models.rl.settings import RolloutOptions
 from prophrl_models.rl.starts import draw_starts
+from prophrl_models.trials.paired import PairedOutcomes
 from prophrl_models.trials.statistics import SuccessRate
 
 __all__ = ["CheckReport", "CheckSettings", "Finding", "LabelledVideo", "LoggedEpisode", "run_check"]
@@ -32,11 +34,12 @@ __all__ = ["CheckReport", "CheckSettings", "Finding", "LabelledVideo", "LoggedEp
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """A video uint8 [T, H, W, 3] whose outcome somebody knows."""
+    """A video uint8 [T, H, W, 3] whose outcome somebody knows; ``seen``: the judge was trained on it."""
 
     frames_THW3: NDArray[np.uint8]
     task: str
     success: bool
+    seen: bool = False
 
 
 def run_check(
@@ -59,7 +62,8 @@ def run_check(
         starts: start states of the run; some are drawn.
         options: how the run will sample.
         labelled: videos with known outcome for the judge; its gates say "not enough" without.
-        logged: episodes with known outcome for the world model; likewise.
+        logged: episodes with known outcome for the world model; likewise. What judge or world have seen in training can
+            speak against them, but not for them.
         say: told what is going on.
 
     Raises:
@@ -75,21 +79,38 @@ def run_check(
     tell(f"and with the SDE at noise {options.noise_level:g}")
     sde = bench.roll(options.noise_level)
     findings = [bench.sde_finding(sde, ode, options.noise_level)]
-    if findings[0].status == "fail" and ode.success_B.nansum() > 0:
+    if findings[0].measured < settings.sde_share:
         findings[0] = bench.with_better_noise(findings[0], ode, tell)
     findings.append(signal_gate(sde.success_B, options.group_size, (options.keep_low, options.keep_high), settings))
     tell(f"judging {len(labelled)} labelled videos")
-    verdicts = judge.judge([v.frames_THW3 for v in labelled], [v.task for v in labelled]) if labelled else []
-    findings += judge_gates(Confusion.of([v.success for v in verdicts], [v.success for v in labelled]), settings)
+    judged = [_judged(judge, [v for v in labelled if v.seen == seen]) for seen in KNOWN]
+    findings += judge_gates(judged[0], judged[1], settings)
     tell(f"imagining {len(logged)} logged episodes")
-    imagined = Confusion(0, 0, 0, 0)
-    real = None
-    if logged:
-        imagined = compare_outcomes(judge, replay_videos(world, logged, seed=seed), logged)
-        filmed = [episode for episode in logged if episode.frames_THW3 is not None]
-        real = compare_outcomes(judge, [np.asarray(e.frames_THW3) for e in filmed], filmed) if filmed else None
-    findings.append(outcome_gate(imagined, real, settings))
+    videos = replay_videos(world, logged, seed=seed) if logged else []
+    imagined = [_outcomes(judge, videos, logged, seen) for seen in KNOWN]
+    filmed = [e for e in logged if e.frames_THW3 is not None]
+    real = [_outcomes(judge, [np.asarray(e.frames_THW3) for e in filmed], filmed, seen) for seen in KNOWN]
+    findings.append(outcome_gate(imagined[0], real[0], settings, imagined[1], real[1]))
     return CheckReport(tuple(findings))
+
+
+KNOWN = (False, True)
+"""What was not seen in training, and what was."""
+
+
+def _judged(judge: Judge, videos: Sequence[LabelledVideo]) -> Confusion:
+    verdicts = judge.judge([v.frames_THW3 for v in videos], [v.task for v in videos]) if videos else []
+    return Confusion.of([v.success for v in verdicts], [v.success for v in videos])
+
+
+def _outcomes(
+    judge: Judge, videos: Sequence[NDArray[np.uint8]], episodes: Sequence[LoggedEpisode], seen: bool
+) -> Confusion:
+    """Verdicts on videos of those episodes that judge or world have seen, or of the others."""
+    rows = [row for row, e in enumerate(episodes) if (e.seen_by_judge or e.seen_by_world) == seen]
+    if not rows:
+        return Confusion(0, 0, 0, 0)
+    return compare_outcomes(judge, [videos[row] for row in rows], [episodes[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -125,15 +146,16 @@ class _Bench:
             parts.append(worker.run(unit))
         return joined(parts)
 
-    def rate(self, rollouts: Rollouts) -> SuccessRate:
-        judged = rollouts.success_B[~rollouts.success_B.isnan()]
-        return SuccessRate(int(judged.sum()), len(judged), self.settings.confidence)
-
     def sde_finding(self, sde: Rollouts, ode: Rollouts, noise_level: float) -> Finding:
-        return sde_gate(self.rate(sde), self.rate(ode), self.settings.sde_share, noise_level, self.num_steps)
+        """Rollouts of one start and seed are compared; those that lack a judgement on either side are left out."""
+        judged_B = ~(sde.success_B.isnan() | ode.success_B.isnan())
+        noisy, quiet = ((found.success_B[judged_B] > 0.5).tolist() for found in (sde, ode))
+        rates = [SuccessRate(sum(found), len(found), self.settings.confidence) for found in (noisy, quiet)]
+        alike = correlation_of(PairedOutcomes.of(noisy, quiet))
+        return sde_gate(rates[0], rates[1], self.settings.sde_share, noise_level, self.num_steps, alike)
 
     def with_better_noise(self, finding: Finding, ode: Rollouts, tell: Callable[[str], None]) -> Finding:
-        """The failed finding, with an advice that was tried out."""
+        """A finding below the limit, with an advice that was tried out."""
         for factor in self.settings.lower_noise:
             level = factor * self.options.noise_level
             tell(f"trying noise {level:g}")

@@ -25,9 +25,11 @@ from torch import Tensor
 from prophrl_models.reward.judge import Confusion
 from prophrl_models.rl.advantages import group_advantages
 from prophrl_models.rl.audit import agreement_of, precision_of, recall_of
+from prophrl_models.trials.paired import PairedOutcomes
 from prophrl_models.trials.statistics import Interval, SuccessRate, wilson
 
 Status = Literal["pass", "fail", "not enough"]
+NOTHING = Confusion(0, 0, 0, 0)
 HOPELESS = 0.1
 """An ODE success that is surely below this is too little to start from."""
 
@@ -42,6 +44,8 @@ class CheckSettings:
         recall, precision: of the judge on labelled videos.
         agreement: share of replayed logs whose imagined outcome is the logged one.
         answers: share of videos that the judge must answer at all.
+        failures, successes: recorded ones that were judged, at least, before a precision or an agreement can pass: a
+            judge that always says yes has a precision of 1 where nothing ever failed.
         confidence: of the two-sided intervals.
         starts: start states that are rolled out, each in a group of the run's size, once per sampler.
         lower_noise: factors on the noise level that are tried, in this order, where the SDE costs too much.
@@ -53,14 +57,20 @@ class CheckSettings:
     precision: float = 0.8
     agreement: float = 0.85
     answers: float = 0.9
+    failures: int = 5
+    successes: int = 5
     confidence: float = 0.9
     starts: int = 16
     lower_noise: tuple[float, ...] = (0.7, 0.5, 0.3)
 
     def __post_init__(self) -> None:
         demands = (self.sde_share, self.mixed_groups, self.recall, self.precision, self.agreement, self.answers)
-        if not all(0.0 <= x <= 1.0 for x in demands) or not 0.0 < self.confidence < 1.0 or self.starts < 1:
-            raise ValueError(f"demands and confidence are shares between 0 and 1, starts at least 1; got {self}")
+        counts = (self.failures, self.successes, self.starts)
+        if not all(0.0 <= x <= 1.0 for x in demands) or not 0.0 < self.confidence < 1.0 or min(counts) < 1:
+            raise ValueError(
+                "demands and confidence are shares between 0 and 1, failures, successes and starts at least 1; "
+                f"got {self}"
+            )
         if not all(0.0 < factor < 1.0 for factor in self.lower_noise):
             raise ValueError(f"lower_noise needs factors between 0 and 1, got {self.lower_noise}")
 
@@ -134,12 +144,25 @@ def share_gate(gate: str, counted: SuccessRate, needed: float, what: str, advice
     return Finding(gate, status, counted.rate, interval.low, interval.high, needed, message, _say(status, advice, more))
 
 
-def sde_gate(sde: SuccessRate, ode: SuccessRate, share: float, noise_level: float, num_steps: int) -> Finding:
+def correlation_of(pairs: PairedOutcomes) -> float:
+    """Correlation of the outcomes of one start and seed, with Newcombe's correction towards 0; 0 if one is constant."""
+    both, a, b, neither = pairs.both, pairs.only_first, pairs.only_second, pairs.neither
+    spread = math.sqrt((both + a) * (b + neither) * (both + b) * (a + neither))
+    product = both * neither - a * b
+    if product > 0:
+        product = max(product - pairs.trials // 2, 0)
+    return product / spread if spread else 0.0
+
+
+def sde_gate(
+    sde: SuccessRate, ode: SuccessRate, share: float, noise_level: float, num_steps: int, correlation: float = 0.0
+) -> Finding:
     """Does the policy keep ``share`` of its ODE success when it is sampled with noise?
 
     The interval is that of ``p_sde - share * p_ode``, from the Wilson intervals of both (Zou and Donner's MOVER, which
-    for a share of 1 is Newcombe's difference), told as one of the ratio. It takes all rollouts as independent; both
-    samplers begin from the same starts, so what is common to a start falls out of the difference.
+    for a share of 1 is Newcombe's difference), told as one of the ratio. ``correlation`` is that of the outcomes where
+    both samplers were given the same starts and seeds (``correlation_of``): what they have in common falls out of the
+    difference, and the interval is the shorter for it.
     """
     gate = "SDE keeps the skill"
     if not sde.trials or not ode.trials or not ode.successes:
@@ -152,8 +175,8 @@ def sde_gate(sde: SuccessRate, ode: SuccessRate, share: float, noise_level: floa
     p, q = sde.rate, ode.rate
     of_p, of_q = (wilson(rate.successes, rate.trials, sde.confidence) for rate in (sde, ode))
     gap = p - share * q
-    low = share + (gap - math.hypot(p - of_p.low, share * (of_q.high - q))) / q
-    high = share + (gap + math.hypot(of_p.high - p, share * (q - of_q.low))) / q
+    low = share + (gap - _joint(p - of_p.low, share * (of_q.high - q), correlation)) / q
+    high = share + (gap + _joint(of_p.high - p, share * (q - of_q.low), correlation)) / q
     status = _status(Interval(low, high), share)
     message = (
         f"with K = {num_steps} and noise {noise_level:g} success is {p:.2f} ({sde.successes}/{sde.trials}), with the "
@@ -163,9 +186,14 @@ def sde_gate(sde: SuccessRate, ode: SuccessRate, share: float, noise_level: floa
         "lower rollout.noise_level, or raise rollout.num_steps: each step then adds less noise "
         "(measured limits: K = 10 up to 1, K = 4 up to 0.3)"
     )
-    spread = p * (1.0 - p) + share**2 * q * (1.0 - q)
+    spread = _joint(math.sqrt(p * (1.0 - p)), share * math.sqrt(q * (1.0 - q)), correlation) ** 2
     more = _more(gap, 0.0, spread, min(sde.trials, ode.trials), sde.confidence)
     return Finding(gate, status, p / q, low, high, share, message, _say(status, advice, more))
+
+
+def _joint(a: float, b: float, correlation: float) -> float:
+    """Length of the difference of two errors of lengths a and b."""
+    return math.sqrt(max(a * a + b * b - 2.0 * correlation * a * b, 0.0))
 
 
 def signal_gate(
@@ -183,8 +211,14 @@ def signal_gate(
     return share_gate("groups with signal", rate, settings.mixed_groups, "groups have mixed outcomes", advice)
 
 
-def judge_gates(confusion: Confusion, settings: CheckSettings) -> list[Finding]:
-    """Recall, precision and answers of the judge on labelled videos."""
+def judge_gates(confusion: Confusion, seen: Confusion, settings: CheckSettings) -> list[Finding]:
+    """Recall, precision and answers of the judge on labelled videos; ``seen``: on those it was trained on."""
+    fresh, known = _judge_findings(confusion, settings), _judge_findings(seen, settings)
+    count = seen.judged + seen.no_judgement
+    return [_flattered(a, b, count, "the judge") for a, b in zip(fresh, known, strict=True)]
+
+
+def _judge_findings(confusion: Confusion, settings: CheckSettings) -> list[Finding]:
     c = settings.confidence
     videos = confusion.judged + confusion.no_judgement
     return [
@@ -192,10 +226,10 @@ def judge_gates(confusion: Confusion, settings: CheckSettings) -> list[Finding]:
             "judge recall", recall_of(confusion, c), settings.recall, "true successes were seen",
             "label more videos of this set-up and train or prompt the judge on the successes it misses",
         ),
-        share_gate(
+        _both_outcomes(share_gate(
             "judge precision", precision_of(confusion, c), settings.precision, "seen successes were true",
             "add the failures it takes for successes to its training set, or make the prompt's conditions stricter",
-        ),
+        ), confusion, settings),
         share_gate(
             "judge answers", SuccessRate(confusion.judged, videos, c), settings.answers, "videos got a judgement",
             "look at the judge's server and at how its answers are parsed; silence is not counted as failure",
@@ -203,11 +237,25 @@ def judge_gates(confusion: Confusion, settings: CheckSettings) -> list[Finding]:
     ]  # fmt: skip
 
 
-def outcome_gate(imagined: Confusion, real: Confusion | None, settings: CheckSettings) -> Finding:
+def outcome_gate(
+    imagined: Confusion,
+    real: Confusion,
+    settings: CheckSettings,
+    seen: Confusion = NOTHING,
+    seen_real: Confusion = NOTHING,
+) -> Finding:
     """Do replayed logs end in the imagination as they did in truth?
 
-    ``real``: verdicts on the real pictures of the same episodes, to say whether judge or world is to blame.
+    Args:
+        imagined: verdicts on the replays.
+        real: verdicts on the real pictures of the same episodes, to say whether judge or world is to blame.
+        seen, seen_real: the same for episodes that judge or world were trained on.
     """
+    fresh, known = _outcome_finding(imagined, real, settings), _outcome_finding(seen, seen_real, settings)
+    return _flattered(fresh, known, seen.judged + seen.no_judgement, "the judge or the world model")
+
+
+def _outcome_finding(imagined: Confusion, real: Confusion, settings: CheckSettings) -> Finding:
     counted = agreement_of(imagined, settings.confidence)
     kind = imagined.false_success >= imagined.false_failure
     mistakes = "successes that never were (it is too kind)" if kind else "failures of what did succeed"
@@ -215,14 +263,50 @@ def outcome_gate(imagined: Confusion, real: Confusion | None, settings: CheckSet
         f"most of the world model's mistakes are {mistakes}; adapt it on more bags of this set-up, failures and play "
         "included"
     )
-    if real is not None and real.judged and imagined.judged:
+    if real.judged and imagined.judged:
         own, total = 1.0 - agreement_of(real).rate, 1.0 - counted.rate
         shares = f"the judge is wrong on {own:.0%} of the real videos and on {total:.0%} of the imagined ones"
         if own > total / 2:
             advice = f"{shares}: most mistakes are its own, improve the judge first"
         else:
             advice = f"{advice} ({shares})"
-    return share_gate("outcome agreement", counted, settings.agreement, "replayed logs ended as they did", advice)
+    finding = share_gate("outcome agreement", counted, settings.agreement, "replayed logs ended as they did", advice)
+    return _both_outcomes(finding, imagined, settings)
+
+
+def _both_outcomes(finding: Finding, confusion: Confusion, settings: CheckSettings) -> Finding:
+    """A finding that may pass only where enough of either outcome was recorded; one that fails without stays failed."""
+    recorded = {
+        "failures": (confusion.false_success + confusion.true_failure, settings.failures),
+        "successes": (confusion.true_success + confusion.false_failure, settings.successes),
+    }
+    few = [
+        f"{count or 'no'} recorded {outcome}, need {least}"
+        for outcome, (count, least) in recorded.items()
+        if count < least
+    ]
+    if not few or finding.status == "fail":
+        return finding
+    advice = (
+        "a judge and a world that always say the same could pass without: take a dataset with both outcomes, "
+        "'prophrl dataset build BAGS OUT --outcome success --outcome failure --discarded'"
+    )
+    return dataclasses.replace(
+        finding, status="not enough", message=f"{finding.message}; {' and '.join(few)}", advice=advice
+    )
+
+
+def _flattered(fresh: Finding, seen: Finding, count: int, who: str) -> Finding:
+    """What counts where ``count`` episodes were seen in training: those can fail a gate, but never pass it."""
+    if not count:
+        return fresh
+    if fresh.status != "fail" and seen.status == "fail":
+        return dataclasses.replace(seen, message=f"{seen.message}; and {who} was trained on these {count}")
+    advice = fresh.advice
+    if fresh.status == "not enough":
+        advice = f"{advice}; record episodes that {who} is not trained on, or hold more of them out"
+    message = f"{fresh.message}; {count} more were seen in training by {who} and do not count"
+    return dataclasses.replace(fresh, message=message, advice=advice)
 
 
 def _status(interval: Interval, needed: float) -> Status:

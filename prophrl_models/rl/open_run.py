@@ -17,7 +17,7 @@ from prophrl_models.policies.interface import FlowPolicy
 from prophrl_models.policies.load import load_policy
 from prophrl_models.prophet.rollout import Prompt
 from prophrl_models.prophet.worlds import load_world
-from prophrl_models.reward.factory import JudgeSettings, open_judge
+from prophrl_models.reward.factory import JudgeSettings, judge_identity, open_judge
 from prophrl_models.rl.executor import Executor, InProcessExecutor
 from prophrl_models.rl.report import write_report
 from prophrl_models.rl.rollouts import RolloutWorker
@@ -111,7 +111,10 @@ def second_judge(sources: Sources) -> str:
     judge = sources.auditor
     if judge is None:
         return ""
-    return f"--second-judge {judge.kind}:{judge.place}" + (f",{judge.model}" if judge.model else "")
+    place = f"{judge.kind}:{judge.place}" + (f",{judge.model}" if judge.model else "")
+    usual = JudgeSettings()
+    other = {n: getattr(judge, n) for n in ("style", "votes", "needed") if getattr(judge, n) != getattr(usual, n)}
+    return f"--second-judge {place}" + "".join(f",{name}={value}" for name, value in other.items())
 
 
 def open_trainer(
@@ -153,11 +156,17 @@ def open_trainer(
         "dataset_hash": files.provenance["dataset_hash"],
         "calibration_ids": files.provenance["calibration_ids"],
         "parent": {"checkpoint": sources.policy.name, "sha256": files.provenance["sha256"]["model.safetensors"]},
-        "world": {"checkpoint": sources.world.name, "sha256": sha256(sources.world / "model.safetensors")},
-        "judge": {"kind": sources.judge.kind, "place": sources.judge.place, "model": sources.judge.model},
+        "world": {
+            "checkpoint": sources.world.name,
+            "sha256": sha256(sources.world / "model.safetensors"),
+            "steps": sources.world_steps,
+        },
+        "judge": judge_identity(sources.judge),
         "starts": starts_hash(starts.prompts),
         "starts_dataset": hashes[0] if len(hashes) == 1 else json_sha256(hashes),
     }
+    if sources.auditor:
+        provenance["second_judge"] = judge_identity(sources.auditor)
     if "sync" in files.provenance:
         provenance["sync"] = files.provenance["sync"]
     return Trainer(

@@ -16,7 +16,9 @@ from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH
 from prophrl_models.policies.interface import ObservationBatch
 from prophrl_models.prophet.rollout import ImaginedWorld, Prompt, imagine
 from prophrl_models.reward.judge import Confusion, Judge
+from prophrl_models.rl.seen import NONE_SEEN, SeenInTraining
 from prophrl_models.rl.starts import dataset_starts
+from prophrl_models.training.settings import TrainingError
 
 KNOWN_OUTCOMES = {"success": True, "failure": False}
 
@@ -31,12 +33,15 @@ class LoggedEpisode:
         success: what happened.
         frames_THW3: the real pictures (T + 1, the last one after the last action), to tell the judge's mistakes from
             the world's; None where they are not at hand.
+        seen_by_judge, seen_by_world: they were trained on it.
     """
 
     prompt: Prompt
     actions_T7: NDArray[np.float32]
     success: bool
     frames_THW3: NDArray[np.uint8] | None = None
+    seen_by_judge: bool = False
+    seen_by_world: bool = False
 
     def __post_init__(self) -> None:
         actions = self.actions_T7
@@ -52,43 +57,54 @@ def logged_episodes(
     camera: PinholeCamera | None = None,
     height: int = POLICY_HEIGHT,
     width: int = POLICY_WIDTH,
+    seen: SeenInTraining = NONE_SEEN,
 ) -> list[LoggedEpisode]:
     """Episodes of a dataset whose outcome is known and whose actions are to be trusted throughout.
 
     Args:
-        most: at most so many, drawn by ``seed`` with as many failures as successes as there are; 0: all.
+        most: at most so many, drawn by ``seed`` with as many failures as successes as there are; 0: all. Those that
+            neither judge nor world has seen come first, then those that one of them has.
         camera: of the policy images; each episode's own calibration when omitted.
         height, width: size of the prompts' pictures.
+        seen: what judge and world were trained on.
 
     Raises:
-        ValueError: no episode fits.
+        TrainingError: no episode fits.
     """
     prompts = {prompt.source: prompt for prompt in dataset_starts(dataset, camera=camera, height=height, width=width)}
-    places: dict[bool, list[int]] = {True: [], False: []}
+    places: list[dict[bool, list[int]]] = [{True: [], False: []} for _ in range(3)]  # by how many have seen them
+    witnesses: dict[int, tuple[bool, bool]] = {}
     for position, row in enumerate(dataset.table):
         usable = row.episode_id in prompts and row.valid_steps == row.steps
         if row.outcome in KNOWN_OUTCOMES and usable:
-            places[KNOWN_OUTCOMES[row.outcome]].append(position)
-    if not any(places.values()):
-        raise ValueError(
+            witnesses[position] = (seen.by_judge(row), seen.by_world(row, dataset.content_hash))
+            places[sum(witnesses[position])][KNOWN_OUTCOMES[row.outcome]].append(position)
+    if not witnesses:
+        raise TrainingError(
             f"{dataset.folder} has no gapless episode marked success or failure; build it with failures, too "
             "('prophrl dataset build' takes the outcomes to keep)"
         )
-    chosen = sorted(_balanced(places[True], places[False], most, seed))
+    chosen: list[int] = []
+    for of_rank in places:
+        if not most or len(chosen) < most:
+            chosen += _balanced(of_rank[True], of_rank[False], most and most - len(chosen), seed)
     episodes = []
-    for position in chosen:
+    for position in sorted(chosen):
         row, episode = dataset.table[position], dataset[position]
         frames = np.concatenate([np.asarray(episode.color_THW3), episode.final.image_HW3[None]])
         actions = np.asarray(episode.action_T7, np.float32)
-        episodes.append(LoggedEpisode(prompts[row.episode_id], actions, KNOWN_OUTCOMES[row.outcome], frames))
+        outcome = KNOWN_OUTCOMES[row.outcome]
+        episodes.append(LoggedEpisode(prompts[row.episode_id], actions, outcome, frames, *witnesses[position]))
     return episodes
 
 
-def joined_episodes(datasets: Sequence[Dataset], *, most: int = 0, seed: int = 0) -> list[LoggedEpisode]:
+def joined_episodes(
+    datasets: Sequence[Dataset], *, most: int = 0, seed: int = 0, seen: SeenInTraining = NONE_SEEN
+) -> list[LoggedEpisode]:
     """Such episodes of several datasets: of each, newest (last) first, an equal share of ``most``, as far as it has.
 
     Raises:
-        ValueError: no episode fits in any of them.
+        TrainingError: no episode fits in any of them.
     """
     found: list[LoggedEpisode] = []
     failures = []
@@ -97,11 +113,11 @@ def joined_episodes(datasets: Sequence[Dataset], *, most: int = 0, seed: int = 0
         if most and not share:
             break
         try:
-            found += logged_episodes(dataset, most=share, seed=seed)
-        except ValueError as error:
+            found += logged_episodes(dataset, most=share, seed=seed, seen=seen)
+        except TrainingError as error:
             failures.append(str(error))
     if not found:
-        raise ValueError("; ".join(failures))
+        raise TrainingError("; ".join(failures))
     return found
 
 

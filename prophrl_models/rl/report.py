@@ -74,14 +74,18 @@ def write_report(folder: str | Path, facts: RunFacts | None = None) -> Path:
         for name in ("success", "audited"):
             if name in entry:
                 log.setdefault(f"held_out/{name}", {})[int(entry["step"])] = entry[name]
-    earlier = folder / FACTS_FILE
-    stopped = facts.stopped if facts else ""
-    if facts is None and earlier.is_file():
-        stopped = str(json.loads(earlier.read_text()).get("stopped", ""))
+    file = folder / FACTS_FILE
+    earlier: Mapping[str, Any] = json.loads(file.read_text()) if facts is None and file.is_file() else {}
+    stopped = facts.stopped if facts else str(earlier.get("stopped", ""))
     settings_file = folder / SETTINGS_FILE
     settings: Mapping[str, Any] = json.loads(settings_file.read_text()) if settings_file.is_file() else {}
     held_out = log.get("held_out/success", {})
     best = max(held_out.items(), key=lambda item: (item[1], -item[0]), default=None)
+    # An audit may have ruled out the highest value; only the run itself, or its last report, knows.
+    if facts and facts.best_step >= 0:
+        best = (facts.best_step, facts.best_success)
+    elif stopped and earlier.get("best_step") is not None:
+        best = (int(earlier["best_step"]), float(earlier["best_success"]))
     summary = {
         "steps": max(log.get("imagined_success", {0: 0.0})),
         "first_success": held_out.get(min(held_out)) if held_out else None,

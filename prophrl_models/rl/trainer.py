@@ -1,8 +1,10 @@
 """Reinforcement inside a frozen world model: roll out, judge, keep groups of mixed outcome, update; again and again.
 
 runs/rl/                     the folder given as ``out_dir``
-    policy/                  the result: the best policy on held-out starts, written when the run has ended
-    best/, steps/000010/     the best so far, and one every ``watch.save_every`` steps
+    policy/                  the result, written when the run has ended: the best policy on held-out starts, or, where
+                             an audit raised an alarm, the last one that it spoke for
+    best/, trusted/          these two so far
+    steps/000010/            one every ``watch.save_every`` steps
     last/                    the policy after the last step
     log.jsonl, tensorboard/  one line for each step, another for each evaluation
     report.html, videos/     what happened, for people; written anew while the run goes on
@@ -26,10 +28,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from prophrl_models.data.files import write_json
 from prophrl_models.data.normalise import Normalisation
 from prophrl_models.policies.interface import FlowPolicy
 from prophrl_models.rl.advantages import group_advantages
-from prophrl_models.rl.audit import Audit, AuditRule, Look
+from prophrl_models.rl.audit import Audit, AuditRule, Look, OutcomeRate
 from prophrl_models.rl.executor import Executor
 from prophrl_models.rl.rollouts import Rollouts, Unit, derived_seed, joined
 from prophrl_models.rl.run_state import RunFacts, RunStore
@@ -37,18 +40,17 @@ from prophrl_models.rl.settings import RlSettings
 from prophrl_models.rl.starts import draw_starts
 from prophrl_models.rl.update import Updater, rows_of
 from prophrl_models.rl.update_log import UpdateResult
-from prophrl_models.training.checkpoint import save_policy
+from prophrl_models.training.checkpoint import PROVENANCE, save_policy
 from prophrl_models.training.log import TrainingLog
 from prophrl_models.training.loop import trained
 from prophrl_models.training.lora import merged_state
 from prophrl_models.training.run_folder import CHECKPOINT_FOLDER, SETTINGS_FILE, claim, run_settings
 from prophrl_models.training.settings import TrainingError
 from prophrl_models.training.vla import without_adapters
-from prophrl_models.trials.statistics import SuccessRate
 
 HARMLESS = ("steps", "watch.report_every", "watch.save_every", "watch.tensorboard", "rollout.video_every")
 """Settings that may change when a run is continued: they do not touch the curve."""
-BEST, LAST, NUMBERED = "best", "last", "steps"
+BEST, TRUSTED, LAST, NUMBERED = "best", "trusted", "last", "steps"
 
 
 class Examiner(Protocol):
@@ -283,7 +285,10 @@ class Trainer:
         return joined([done[number] for number in range(len(units))])
 
     def _evaluate(self, log: TrainingLog) -> None:
-        """Success on held-out starts when it is due, with the same seeds every time; the best policy is saved."""
+        """Success on held-out starts when it is due, with the same seeds every time; the best policy is saved.
+
+        A policy that the audit doubts is never the best: what it gained may be the world's or the judge's mistake.
+        """
         o, facts, w = self.settings, self.facts, self.settings.watch
         due = bool(w.evaluate_every) and (
             facts.step % w.evaluate_every == 0 or facts.step >= o.steps or bool(facts.stopped)
@@ -307,9 +312,15 @@ class Trainer:
         facts.audit = audit.to_json()
         if alarms and not facts.stopped:
             facts.stopped = " ".join(alarm.message for alarm in alarms)
-        if entry["success"] > facts.best_success:
+        doubted = bool(audit.doubts())
+        if not doubted and entry["success"] > facts.best_success:
             self._save(self.out_dir / BEST)
             facts.best_step, facts.best_success = facts.step, entry["success"]
+        if not doubted and look.speaks:
+            rate = entry.get("audited", 0.0)  # without one, nothing speaks for a policy after the first
+            if rate > facts.trusted_rate:
+                self._save(self.out_dir / TRUSTED)
+                facts.trusted_step, facts.trusted_rate = facts.step, rate
         log.write(facts.step, {f"held_out/{name}": value for name, value in entry.items() if name != "step"})
         self.store.save(self.policy, self.updater, facts)
 
@@ -324,10 +335,10 @@ class Trainer:
         parts = [pairs[i : i + size] for i in range(0, len(pairs), size)]
         return [Unit(tuple(s for s, _ in part), tuple(s for _, s in part), mode="ode") for part in parts]
 
-    def _rate(self, success_B: Tensor) -> SuccessRate:
-        """Successes among those that were judged (NaN: not)."""
-        judged = success_B[~success_B.isnan()]
-        return SuccessRate(int(judged.sum()), len(judged), self.rule.confidence)
+    def _rate(self, success_B: Tensor) -> OutcomeRate:
+        """Successes among those that were judged (NaN: not); the held-out units are the same at every look."""
+        outcomes = [None if math.isnan(success) else success > 0.5 for success in success_B.tolist()]
+        return OutcomeRate.of(outcomes, self.rule.confidence)
 
     def _trained(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in trained(self.policy)}
@@ -343,6 +354,7 @@ class Trainer:
             "reinforcement": self.settings.to_json(),
             "step": self.facts.step,
             "evaluations": self.facts.evaluations,
+            "stopped": self.facts.stopped,
         }
         return save_policy(folder, policy, self.normalisation, record)
 
@@ -370,14 +382,21 @@ class Trainer:
     def _finish(self) -> Path:
         """The result: the best policy on held-out starts, or the last one where none was held out.
 
-        The last one is kept beside the best: a few held-out rollouts may have chosen badly, and trials can tell.
+        Where the audit's alarms stand, imagined success has lost its meaning, also that of the looks before: the result
+        is then the policy with the best audited success before they parted; the first one where nothing audited it.
+        The last policy is kept beside the result: a few held-out rollouts may have chosen badly, and trials can tell.
         """
-        best, final = self.out_dir / BEST, self.out_dir / CHECKPOINT_FOLDER
-        if self.facts.best_step >= 0:
+        facts, chosen, final = self.facts, BEST, self.out_dir / CHECKPOINT_FOLDER
+        if facts.audit and Audit.from_json(facts.audit).stop:
+            chosen, facts.best_step = TRUSTED, facts.trusted_step
+            facts.best_success = next(e["success"] for e in facts.evaluations if e["step"] == facts.best_step)
+        if facts.best_step >= 0:
             self._save(self.out_dir / LAST)
             temporary = self.out_dir / f".{CHECKPOINT_FOLDER}.copy"
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.copytree(best, temporary)
+            shutil.copytree(self.out_dir / chosen, temporary)
+            record = json.loads((temporary / PROVENANCE).read_text(encoding="utf-8"))
+            write_json(temporary / PROVENANCE, {**record, "stopped": facts.stopped})
             shutil.rmtree(final, ignore_errors=True)  # of a call that was killed after this
             temporary.replace(final)
         else:

@@ -38,7 +38,8 @@ class TrainingLog:
         self._purge_step = step + 1
         if not self.file.is_file():
             return
-        kept = [line for line in self.file.read_text().splitlines() if (_step(line) or step + 1) <= step]
+        steps = [(line, _step(line)) for line in self.file.read_text().splitlines()]
+        kept = [line for line, of in steps if of is not None and of <= step]
         write_atomically(self.file, lambda path: path.write_text("".join(line + "\n" for line in kept)))
 
     def close(self) -> None:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
 from prophrl_models.reward.judge import Confusion
 from prophrl_models.rl.audit import (
     Audit,
     AuditRule,
     Look,
+    OutcomeRate,
     PartingRule,
     agreement_of,
     fallen,
+    gain,
     parted,
     precision_of,
     recall_of,
 )
+from prophrl_models.rl.settings import load_settings
 from prophrl_models.trials.statistics import SuccessRate
 
+PRESETS = Path(__file__).parents[3] / "config" / "rl"
 RULE = AuditRule(margin=0.03, looks=2, confidence=0.9)
 
 
@@ -86,6 +92,58 @@ def test_false_alarms_of_a_steady_run_are_rare_and_a_hacked_run_is_found() -> No
     assert runs([0.5] * 5, [0.5] * 5) < 0.05
     assert runs([0.34, 0.4, 0.45, 0.5, 0.55], [0.3, 0.38, 0.45, 0.5, 0.53]) < 0.05
     assert runs([0.34, 0.32, 0.28, 0.25, 0.25], [0.43, 0.47, 0.5, 0.53, 0.56]) > 0.5
+
+
+def attempts(random: np.random.Generator, shares: list[float], count: int) -> list[OutcomeRate]:
+    """Looks at policies of these success rates on the same placements, which make half of the difference."""
+    placement = random.normal(size=count) * 0.5**0.5
+    draws = [placement + random.normal(size=count) * 0.5**0.5 < ndtri(share) for share in shares]
+    return [OutcomeRate.of(draw.tolist(), RULE.confidence) for draw in draws]
+
+
+def alarms(imagined: list[float], truth: list[float], rollouts: int, trials: int, *, pairs: bool = True) -> float:
+    """Share of 400 runs that are stopped by a parting at one of their looks."""
+    random, stopped = np.random.default_rng(0), 0
+    for _ in range(400):
+        looks: list[tuple[SuccessRate, SuccessRate]] = list(
+            zip(attempts(random, imagined, rollouts), attempts(random, truth, trials), strict=True)
+        )
+        if not pairs:
+            looks = [
+                (SuccessRate(i.successes, i.trials, 0.9), SuccessRate(a.successes, a.trials, 0.9)) for i, a in looks
+            ]
+        stopped += any(parted(looks[: n + 1], RULE) for n in range(len(looks)))
+    return stopped / 400
+
+
+HACKED = ([0.45, 0.55, 0.65, 0.7, 0.75], [0.45, 0.45, 0.42, 0.4, 0.4])
+"""Imagined and true success at the five looks of the small preset (40 steps, an audit every 10)."""
+
+
+def test_at_the_small_presets_sizes_a_hacked_run_is_mostly_found_and_an_honest_one_rarely_stopped() -> None:
+    preset = load_settings(PRESETS / "small.yaml")
+    rollouts = preset.watch.held_out * preset.watch.evaluate_rollouts
+    assert (preset.steps // preset.watch.audit_every + 1, rollouts) == (5, 32)
+    found = {(n, p): alarms(*HACKED, rollouts, n, pairs=p) for n in (20, 80) for p in (True, False)}
+    assert found[80, True] > 0.6 and found[20, False] < 0.35  # docs/rl.md has these figures
+    assert found[80, True] > found[80, False] + 0.1 and found[80, True] > found[20, True] + 0.1
+    assert alarms([0.45] * 5, [0.45] * 5, rollouts, 80) < 0.02
+    assert alarms(HACKED[0], [0.45, 0.52, 0.6, 0.63, 0.66], rollouts, 80) < 0.05
+
+
+def test_pairs_are_looks_at_the_same_placements_and_what_was_not_judged_is_left_out() -> None:
+    old = OutcomeRate.of([True] * 10 + [False] * 30)
+    new = OutcomeRate.of([True] * 18 + [False] * 22)
+    paired, (difference, alone) = gain(old, new, RULE)[1], gain(rate(0.25, 40), rate(0.45, 40), RULE)
+    assert difference == pytest.approx(0.2)
+    assert alone.low < paired.low < 0.2 < paired.high < alone.high
+    quiet = OutcomeRate.of([*new.outcomes[:38], None, None])
+    assert gain(old, quiet, RULE)[0] == pytest.approx(8 / 38)
+    assert gain(old, OutcomeRate.of(new.outcomes[:20]), RULE)[0] == pytest.approx(18 / 20 - 10 / 40)  # other placements
+    assert gain(OutcomeRate.of([None, True]), OutcomeRate.of([True, None]), RULE)[0] == 0.0  # no pair
+    assert Look.from_json(json.loads(json.dumps(Look(3, imagined=new, audited=quiet).to_json()))) == Look(
+        3, imagined=new, audited=quiet
+    )
 
 
 def history(drift: str) -> Audit:

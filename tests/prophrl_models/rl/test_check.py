@@ -9,14 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtri
 from torch import Tensor
 
 from prophrl_models.policies.interface import Cond, FlowPolicy, Inputs, ObservationBatch, PolicySpec, Scaling
 from prophrl_models.reward.judge import Confusion, Verdict
 from prophrl_models.rl.check import CheckReport, CheckSettings, LabelledVideo, LoggedEpisode, run_check
-from prophrl_models.rl.gates import judge_gates, outcome_gate, sde_gate, share_gate, signal_gate
+from prophrl_models.rl.gates import (
+    NOTHING,
+    correlation_of,
+    judge_gates,
+    outcome_gate,
+    sde_gate,
+    share_gate,
+    signal_gate,
+)
 from prophrl_models.rl.replays import replay_videos
 from prophrl_models.rl.settings import RolloutOptions
+from prophrl_models.trials.paired import PairedOutcomes
 from prophrl_models.trials.statistics import SuccessRate
 from tests.helpers.dot_world import (
     CALLS,
@@ -82,6 +92,50 @@ def test_the_interval_of_the_sde_gate_holds_its_confidence() -> None:
         assert inside / 2000 == pytest.approx(SETTINGS.confidence, abs=0.03)
 
 
+def paired(random: np.random.Generator, ode: float, sde: float, starts: int = 16, group: int = 8) -> Any:
+    """Outcomes (SDE, ODE) of the same starts and seeds: half of what decides is the start's, a fifth the seed's."""
+    common = np.repeat(random.normal(size=starts), group) * 0.5**0.5 + random.normal(size=starts * group) * 0.2**0.5
+    draws = [common + random.normal(size=starts * group) * 0.3**0.5 for _ in range(2)]
+    return tuple((draw < ndtri(p)).tolist() for draw, p in zip(draws, (sde, ode), strict=True))
+
+
+def sde_findings(ode: float, sde: float, count: int, *, alone: bool = False) -> list[Any]:
+    random, found = np.random.default_rng(0), []
+    while len(found) < count:
+        noisy, quiet = paired(random, ode, sde)
+        rates = [rate(sum(outcomes), len(outcomes)) for outcomes in (noisy, quiet)]
+        if rates[1].successes:
+            alike = 0.0 if alone else correlation_of(PairedOutcomes.of(noisy, quiet))
+            found.append(sde_gate(rates[0], rates[1], SETTINGS.sde_share, 0.7, 10, alike))
+    return found
+
+
+def test_the_sde_gate_decides_at_its_default_size() -> None:
+    for sde, least in ((0.25, 0.65), (0.2, 0.95)):  # 63 % and half of the skill is left
+        statuses = [finding.status for finding in sde_findings(0.4, sde, 400)]
+        independent = [finding.status for finding in sde_findings(0.4, sde, 400, alone=True)]
+        assert statuses.count("fail") >= max(least * 400, independent.count("fail") + 20)
+        assert not statuses.count("pass")
+    # Of 16 x 8 rollouts 51 succeed with the ODE and 32 with the SDE: independent ones would leave it open.
+    alone = sde_gate(rate(32, 128), rate(51, 128), 0.85, 0.7, 10)
+    pairs = PairedOutcomes(28, 4, 23, 73)
+    together = sde_gate(rate(32, 128), rate(51, 128), 0.85, 0.7, 10, correlation_of(pairs))
+    assert (alone.status, together.status) == ("not enough", "fail")
+
+
+def test_the_paired_interval_of_the_sde_gate_holds_its_confidence() -> None:
+    findings = sde_findings(0.4, 0.34, 1500)  # the truth is that the share is exactly met
+    inside = np.mean([finding.low <= 0.85 <= finding.high for finding in findings])
+    assert inside == pytest.approx(SETTINGS.confidence, abs=0.03)
+
+
+def test_outcomes_correlate_as_far_as_they_do() -> None:
+    assert correlation_of(PairedOutcomes(0, 0, 0, 0)) == correlation_of(PairedOutcomes(9, 3, 0, 0)) == 0.0
+    assert correlation_of(PairedOutcomes(5000, 0, 0, 5000)) == pytest.approx(1.0, abs=1e-3)
+    assert correlation_of(PairedOutcomes(0, 5000, 5000, 0)) == pytest.approx(-1.0)
+    assert correlation_of(PairedOutcomes(3, 1, 1, 3)) == pytest.approx((9 - 1 - 4) / 16)
+
+
 def test_a_policy_that_never_succeeds_is_said_to_be_hopeless_only_after_enough_trials() -> None:
     assert sde_gate(rate(0, 100), rate(0, 100), 0.85, 0.5, 10).status == "fail"
     assert sde_gate(rate(0, 5), rate(0, 5), 0.85, 0.5, 10).status == "not enough"
@@ -98,7 +152,7 @@ def test_groups_must_carry_signal() -> None:
 
 def test_a_judge_is_held_to_recall_precision_and_answers() -> None:
     def statuses(confusion: Confusion) -> list[str]:
-        return [finding.status for finding in judge_gates(confusion, SETTINGS)]
+        return [finding.status for finding in judge_gates(confusion, NOTHING, SETTINGS)]
 
     assert statuses(Confusion(95, 5, 95, 5)) == ["pass"] * 3
     assert statuses(Confusion(60, 5, 95, 40)) == ["fail", "pass", "pass"]
@@ -107,12 +161,50 @@ def test_a_judge_is_held_to_recall_precision_and_answers() -> None:
     assert statuses(Confusion(0, 0, 0, 0)) == ["not enough"] * 3
 
 
+def test_without_recorded_failures_precision_and_agreement_stay_open() -> None:
+    easy = Confusion(32, 0, 0, 0)
+    recall, precision, answers = judge_gates(easy, NOTHING, SETTINGS)
+    assert (recall.status, precision.status, answers.status) == ("pass", "not enough", "pass")
+    assert "no recorded failures" in precision.message and "--outcome failure --discarded" in precision.advice
+    agreement = outcome_gate(easy, easy, SETTINGS)
+    assert agreement.status == "not enough" and "no recorded failures" in agreement.message
+    assert not CheckReport((recall, precision, answers, agreement)).passed
+    few, enough = Confusion(32, 0, 4, 0), Confusion(32, 0, 5, 0)
+    assert "4 recorded failures, need 5" in judge_gates(few, NOTHING, SETTINGS)[1].message
+    assert [outcome_gate(c, NOTHING, SETTINGS).status for c in (few, enough)] == ["not enough", "pass"]
+    # The judge that never says yes agrees with every failure.
+    never = outcome_gate(Confusion(0, 0, 40, 0), NOTHING, SETTINGS)
+    assert never.status == "not enough" and "no recorded successes" in never.message
+    # What fails on successes alone has failed.
+    assert outcome_gate(Confusion(10, 0, 0, 22), NOTHING, SETTINGS).status == "fail"
+
+
+def test_what_was_seen_in_training_can_fail_a_gate_but_not_pass_it() -> None:
+    good, bad, few = Confusion(50, 0, 50, 0), Confusion(20, 25, 25, 30), Confusion(2, 0, 2, 0)
+    for fresh, seen, status in (
+        (NOTHING, good, "not enough"),
+        (few, good, "not enough"),
+        (NOTHING, bad, "fail"),
+        (few, bad, "fail"),
+        (good, bad, "fail"),
+        (bad, good, "fail"),
+        (good, good, "pass"),
+    ):
+        recall, precision, _ = judge_gates(fresh, seen, SETTINGS)
+        outcome = outcome_gate(fresh, fresh, SETTINGS, seen, seen)
+        assert {recall.status, precision.status, outcome.status} == {status}, (fresh, seen)
+    left_out = judge_gates(few, good, SETTINGS)[0]
+    assert "2 of 2 true successes" in left_out.message and "100 more were seen in training" in left_out.message
+    assert "record episodes that the judge is not trained on" in left_out.advice
+    assert "trained on these 100" in outcome_gate(few, few, SETTINGS, bad, bad).message
+
+
 def test_disagreement_is_blamed_on_the_world_or_on_the_judge() -> None:
     right, wrong = Confusion(50, 0, 50, 0), Confusion(50, 25, 25, 0)
     world = outcome_gate(wrong, right, SETTINGS)
     assert world.status == "fail" and "too kind" in world.advice and "judge is wrong on 0%" in world.advice
     assert "improve the judge first" in outcome_gate(wrong, wrong, SETTINGS).advice
-    assert "failures of what did succeed" in outcome_gate(Confusion(25, 0, 50, 25), None, SETTINGS).advice
+    assert "failures of what did succeed" in outcome_gate(Confusion(25, 0, 50, 25), NOTHING, SETTINGS).advice
     assert outcome_gate(right, right, SETTINGS).status == "pass"
 
 
@@ -127,7 +219,9 @@ def test_a_report_fails_when_one_gate_does_and_passes_when_all_do() -> None:
     assert json.loads(raw)["findings"][0]["measured"] is None
 
 
-@pytest.mark.parametrize("bad", [{"recall": 1.5}, {"confidence": 1.0}, {"starts": 0}, {"lower_noise": (1.5,)}])
+@pytest.mark.parametrize(
+    "bad", [{"recall": 1.5}, {"confidence": 1.0}, {"starts": 0}, {"failures": 0}, {"lower_noise": (1.5,)}]
+)
 def test_impossible_demands_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         CheckSettings(**bad)
@@ -260,6 +354,37 @@ def test_too_much_noise_is_found_and_a_level_that_was_tried_is_advised(
     assert [gates[name].status for name in ("judge recall", "judge precision", "judge answers")] == ["pass"] * 3
     assert gates["outcome agreement"].status == "pass" and gates["groups with signal"].status == "pass"
     assert any("trying noise" in line for line in said)
+
+
+def test_a_check_on_its_own_training_episodes_does_not_pass(
+    episodes: list[LoggedEpisode], labelled: list[LabelledVideo]
+) -> None:
+    settings, options = CheckSettings(starts=2), replace(OPTIONS, noise_level=0.2)
+
+    def gates(judge: Any, seen: slice, by: str) -> dict[str, Any]:
+        known = [replace(e, **{by: True}) if n in range(60)[seen] else e for n, e in enumerate(episodes)]
+        films = [replace(v, seen=by == "seen_by_judge" and n in range(60)[seen]) for n, v in enumerate(labelled)]
+        report = run_check(
+            StraightPolicy(), DotWorld(), judge, starts(2, 1), options, labelled=films, logged=known, settings=settings
+        )
+        return by_gate(report)
+
+    everything, most = slice(None), slice(6, None)
+    by_judge = gates(DotJudge(), everything, "seen_by_judge")
+    for gate in ("judge recall", "judge precision", "judge answers", "outcome agreement"):
+        assert by_judge[gate].status == "not enough" and "60 more were seen in training" in by_judge[gate].message
+    by_world = gates(DotJudge(), most, "seen_by_world")
+    assert by_world["judge recall"].status == "pass"
+    assert by_world["outcome agreement"].status == "not enough" and "6 of 6" in by_world["outcome agreement"].message
+    assert gates(ForgetfulJudge(), everything, "seen_by_judge")["judge recall"].status != "pass"
+
+
+def test_a_lower_noise_is_tried_also_where_too_few_rollouts_cannot_decide() -> None:
+    options, brief = replace(OPTIONS, noise_level=0.8), CheckSettings(starts=2)
+    report = run_check(StraightPolicy(), DotWorld(), DotJudge(), starts(2, 1), options, settings=brief)
+    finding = by_gate(report)["SDE keeps the skill"]
+    assert finding.status == "not enough" and finding.measured < 0.85
+    assert "set rollout.noise_level to" in finding.advice
 
 
 def test_little_noise_passes_but_groups_that_are_all_solved_teach_nothing() -> None:

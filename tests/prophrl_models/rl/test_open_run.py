@@ -46,6 +46,10 @@ def test_folders_become_a_reinforced_checkpoint(tmp_path: Path) -> None:
     settings = load_settings(PRESET)
     settings = replace(settings, watch=replace(settings.watch, tensorboard=False))
     trainer = open_trainer(sources, settings, tmp_path / "rl")
+    fingerprint = trainer.store.fingerprint
+    assert open_trainer(replace(sources, world_steps=3), settings, tmp_path / "rl").store.fingerprint != fingerprint
+    save_classifier(tmp_path / "judge", classifier, Decision(threshold=0.6), {"made_for": "a test"})
+    assert open_trainer(sources, settings, tmp_path / "rl").store.fingerprint != fingerprint  # tuned again in its place
     folder = trainer.run()
     assert load_policy(folder).spec == load_policy(sft).spec
     record = json.loads((folder / "provenance.json").read_text())

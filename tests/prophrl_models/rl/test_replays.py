@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import numpy as np
 import pytest
 
 from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
+from prophrl_models.prophet.trained_on import RECORD, TrainedOn
+from prophrl_models.reward.factory import JudgeSettings
 from prophrl_models.reward.judge import Confusion, LabelJudge
 from prophrl_models.rl.replays import LoggedEpisode, compare_outcomes, joined_episodes, logged_episodes, replay_videos
+from prophrl_models.rl.seen import SeenInTraining
+from prophrl_models.training.settings import TrainingError
 from tests.helpers.dot_world import DotWorld, starts
 from tests.helpers.reaches import CONVENTION, camera, places, reach
 
@@ -68,13 +73,44 @@ def test_the_newest_dataset_gives_its_share_and_the_others_what_it_lacks(dataset
     assert len(joined_episodes([dataset, new], most=1)) == 1
 
 
+def test_episodes_that_judge_and_world_have_not_seen_are_drawn_first_and_the_others_marked(dataset: Dataset) -> None:
+    names = [row.episode_id for row in dataset.table]
+    sources = frozenset(dataset.table[position].source for position in (0, 1))
+    seen = SeenInTraining(sources, TrainedOn.of([names[1], names[2]]))
+    for seed in range(3):
+        drawn = {e.prompt.source: e for e in logged_episodes(dataset, most=3, seed=seed, seen=seen)}
+        assert set(drawn) == {names[5], names[0], names[2]}  # seen by none, by the judge, by the world
+        assert [(e.seen_by_judge, e.seen_by_world) for e in (drawn[names[5]], drawn[names[0]], drawn[names[2]])] == [
+            (False, False), (True, False), (False, True),
+        ]  # fmt: skip
+    both = joined_episodes([dataset], seen=seen)[1]
+    assert both.prompt.source == names[1] and both.seen_by_judge and both.seen_by_world
+
+
+def test_a_classifier_and_a_world_model_say_what_they_were_trained_on(dataset: Dataset, tmp_path: Path) -> None:
+    rows = dataset.table[:3]
+    parts = {part: [row.source] for part, row in zip(("training", "validation", "test"), rows, strict=True)}
+    for name, record in (("judge", {"videos": parts}), ("world", {RECORD: TrainedOn.of(["reach-2"]).to_json()})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "provenance.json").write_text(json.dumps(record))
+    seen = SeenInTraining.of(JudgeSettings("classifier", str(tmp_path / "judge")), tmp_path / "world")
+    assert [seen.by_judge(row) for row in rows] == [True, True, False]
+    assert [seen.by_world(row, dataset.content_hash) for row in rows] == [False, False, True]
+    served = SeenInTraining.of(JudgeSettings("server", "http://127.0.0.1:1/v1", "m"), tmp_path / "world")
+    assert not any(served.by_judge(row) for row in rows)
+    (tmp_path / "world" / "provenance.json").write_text(json.dumps({"dataset_hashes": ["another"]}))
+    old = SeenInTraining.of(JudgeSettings("local", "weights"), tmp_path / "world")
+    assert all(old.by_world(row, dataset.content_hash) for row in rows)  # it cannot say
+
+
 def test_a_dataset_without_outcomes_is_refused(tmp_path: Path) -> None:
     writer = DatasetWriter(tmp_path / "data", DatasetHeader(convention=CONVENTION))
     episode = reach(places(1, 1)[0])
     writer.add(replace(episode, metadata=replace(episode.metadata, outcome="aborted")), "source")
     writer.finish()
-    with pytest.raises(ValueError, match="success or failure"):
-        logged_episodes(Dataset(tmp_path / "data"))
+    for read in (logged_episodes, lambda data: joined_episodes([data])):
+        with pytest.raises(TrainingError, match="success or failure"):
+            read(Dataset(tmp_path / "data"))
 
 
 def test_outcomes_are_compared_with_what_happened() -> None:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from prophrl_models.policies.interface import FlowPolicy
 from prophrl_models.policies.load import load_policy
 from prophrl_models.policies.tiny import TinyPolicy
-from prophrl_models.reward.judge import Verdict
+from prophrl_models.reward.judge import Confusion, Verdict
 from prophrl_models.rl.audit import AuditRule, Look
 from prophrl_models.rl.executor import InProcessExecutor
+from prophrl_models.rl.report import write_report
 from prophrl_models.rl.rollouts import Rollouts, RolloutWorker, Unit
 from prophrl_models.rl.run_state import RESUME_FILE, ROLLOUT_FOLDER
 from prophrl_models.rl.trainer import JudgeUnavailable, StepReport, notable
@@ -88,6 +89,7 @@ def test_the_log_says_what_happened(taught: TinyPolicy, tmp_path: Path) -> None:
     assert load_policy(tmp_path / "run" / "steps" / "000002").spec == taught.spec
     record = json.loads((folder / "provenance.json").read_text())
     assert record["parent"] == "taught" and record["reinforcement"]["seed"] == SETTINGS.seed
+    assert record["stopped"] == ""
 
 
 class Recording(InProcessExecutor):
@@ -159,6 +161,54 @@ def test_a_run_stops_when_imagined_and_audited_success_part_ways(taught: TinyPol
     trainer.run()
     assert trainer.facts.step < 5 and "audited" in trainer.facts.stopped
     assert trainer.facts.evaluations[1]["audited"] == pytest.approx(15 / 40)
+
+
+class Kinder:
+    """Sees more successes with every step, whatever was done: a quarter, a half, then three quarters of them."""
+
+    name = "kinder"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def judge(self, videos: Sequence[NDArray[np.uint8]], tasks: Sequence[str]) -> list[Verdict]:
+        level = min(3, 1 + self.calls // 3)  # a step of BRIEF asks three times: two evaluations, one batch
+        self.calls += 1
+        return [Verdict(i % 4 < level, 0.5, (i % 4 < level,)) for i in range(len(videos))]
+
+
+@pytest.mark.parametrize(
+    ("looks", "published"),
+    [
+        ([Look(0, audited=SuccessRate(n, 40)) for n in (30, 34, 5, 5)], 1),  # by ground truth
+        ([Look(0, judge=Confusion(r, 2, 38, 40 - r)) for r in (39, 39, 12, 12)], 0),  # nothing audits the policies
+    ],
+)
+def test_a_run_stopped_by_its_audit_delivers_the_policy_from_before_the_parting(
+    taught: TinyPolicy, tmp_path: Path, looks: list[Look], published: int
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def examiner(policy: FlowPolicy, step: int) -> Look:
+        seen.append({name: value.clone() for name, value in policy.state_dict().items()})
+        return replace(looks[step], step=step)
+
+    settings = replace(BRIEF, steps=9, watch=replace(BRIEF.watch, evaluate_every=1, audit_every=1, save_every=0))
+    trainer = dot_trainer(
+        taught, tmp_path / "run", settings, examiner=examiner, judge=Kinder(), write_report=write_report
+    )
+    folder = trainer.run()
+    imagined = [entry["success"] for entry in trainer.facts.evaluations]
+    assert trainer.facts.step == 3 and imagined == sorted(imagined) and imagined[3] > imagined[1]
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["step"] == published and record["stopped"] == trainer.facts.stopped != ""
+    delivered = load_policy(folder).state_dict()
+    assert all(torch.equal(delivered[name], value) for name, value in seen[published].items())
+    assert any(not torch.equal(delivered[name], value) for name, value in seen[3].items())
+    for _ in range(2):  # the second time from the folder alone
+        facts = json.loads((tmp_path / "run" / "report.json").read_text())
+        assert (facts["best_step"], facts["best_success"]) == (published, imagined[published])
+        write_report(tmp_path / "run")
 
 
 def test_a_run_goes_on_only_with_the_audit_it_was_begun_with(taught_file: Path, tmp_path: Path) -> None:

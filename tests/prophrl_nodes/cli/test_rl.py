@@ -1,24 +1,32 @@
-"""``prophrl rl run --audit-twin``: what the arguments become, and what is refused before a run begins."""
+"""``prophrl rl``: what the arguments become, what is refused before a run begins, and how a check ends."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from prophrl_nodes.cli import rl
+from prophrl_nodes.cli.main import main
 from prophrl_nodes.studies.fast_trials import StudyError
 
+from prophrl_models.reward.factory import JudgeSettings
+from prophrl_models.rl.gates import CheckReport, Finding
+from prophrl_models.rl.seen import SeenInTraining
 from prophrl_models.rl.settings import RlSettings
 from tests.helpers.twin_policies import write_untrained
 
 
-def parsed(policy: Path, *words: str) -> argparse.Namespace:
+def parsed(policy: Path, *words: str, verb: str = "run") -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     rl.register(parser)
     sources = ("--policy", str(policy), "--world", "world", "--judge", "classifier:judge")
-    return parser.parse_args(["run", "data", "out", *sources, *words])
+    return parser.parse_args([verb, "data", *(["out"] if verb == "run" else []), *sources, *words])
 
 
 def test_an_audit_on_the_twin_is_made_from_the_arguments_and_says_what_it_is(
@@ -63,5 +71,92 @@ def test_several_datasets_give_starts_and_the_last_path_is_the_output(tmp_path: 
 def test_judges_are_named_by_kind_and_place() -> None:
     server = rl.parse_judge("server:http://127.0.0.1:8000/v1,some/model")
     assert (server.kind, server.place, server.model) == ("server", "http://127.0.0.1:8000/v1", "some/model")
+    assert server == JudgeSettings("server", "http://127.0.0.1:8000/v1", "some/model")
+    assert rl.parse_judge("classifier:runs/a,b") == JudgeSettings("classifier", "runs/a,b")
     with pytest.raises(rl.UsageError, match="got 'oracle:x'"):
         rl.parse_judge("oracle:x")
+
+
+def test_options_of_a_judge_follow_its_place() -> None:
+    place = "http://127.0.0.1:8000/v1"
+    assert rl.parse_judge(
+        f"server:{place},some/model,style=libero,votes=7,deadline_s=20,timeout_s=2.5"
+    ) == JudgeSettings("server", place, "some/model", votes=7, needed=4, style="libero", timeout_s=2.5, deadline_s=20.0)
+    local = rl.parse_judge("local:weights/qwen, votes=3, needed=3, device=cpu")
+    assert local == JudgeSettings("local", "weights/qwen", votes=3, needed=3, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("server:http://h/v1,m,speed=3", "no option 'speed'; choose of style, votes, needed, timeout_s, deadline_s"),
+        ("classifier:runs/judge,votes=3", "classifier has no option 'votes'; choose of device"),
+        ("local:weights,votes=many", "votes is a whole number, got 'many'"),
+        ("server:http://h/v1,m,timeout_s=soon", "timeout_s is a number, got 'soon'"),
+        ("server:http://h/v1,m,timeout_s=0", "time-outs must be positive numbers, got 0.0"),
+        ("local:weights,votes=3,needed=4", "of 3 votes between 1 and 3 are needed"),
+        ("local:weights,style=opera", "no prompt file 'opera'; choose one of bridge, "),
+        ("local:weights,votes=3,votes=5", "votes is given twice"),
+        ("server:http://h/v1,votes=3", "needs a model: server:ADDRESS,MODEL"),
+        ("local:,votes=3", "needs its folder: local:FOLDER"),
+    ],
+)
+def test_judges_that_cannot_be_are_refused_by_name(text: str, said: str) -> None:
+    with pytest.raises(rl.UsageError, match=re.escape(said)):
+        rl.parse_judge(text)
+
+
+def test_a_second_judge_that_would_never_be_asked_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "idle.yaml").write_text("watch: {evaluate_every: 0}")
+    words = ("--second-judge", "classifier:other", "--config", str(tmp_path / "idle.yaml"))
+    with pytest.raises(rl.UsageError, match="there are none: watch"):
+        rl.run(parsed(tmp_path, *words))
+
+
+def test_threads_are_the_settings_own_unless_given(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text("threads: 2")
+    config = ("--config", str(tmp_path / "two.yaml"))
+    assert rl._settings(parsed(tmp_path, *config)).threads == 2
+    assert rl._settings(parsed(tmp_path, *config, "--threads", "0")).threads == 2
+    assert rl._settings(parsed(tmp_path, *config, "--threads", "3")).threads == 3
+    with pytest.raises(rl.UsageError, match="got -1"):
+        rl._settings(parsed(tmp_path, *config, "--threads", "-1"))
+
+
+@pytest.mark.parametrize(("statuses", "code"), [("pp", 0), ("pf", 3), ("nf", 3), ("pn", 4)])
+def test_a_check_tells_by_its_exit_code_what_came_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], statuses: str, code: int
+) -> None:
+    words = {"p": "pass", "f": "fail", "n": "not enough"}
+    findings = tuple(Finding(f"gate {s}", words[s], 0.5, 0.4, 0.6, 0.5, "half") for s in statuses)  # type: ignore[arg-type]
+    worker = SimpleNamespace(policy=None, world=None, judge=None, starts=[])
+    asked: list[tuple[int, SeenInTraining]] = []
+    for module, name, value in (
+        ("open_run", "open_worker", lambda sources, settings: worker),
+        ("seen.SeenInTraining", "of", lambda judge, world: SeenInTraining(frozenset({"bag"}))),
+        (
+            "replays",
+            "joined_episodes",
+            lambda data, most, seed, seen: asked.append((torch.get_num_threads(), seen)) or [],
+        ),
+        ("check", "run_check", lambda *given, **more: CheckReport(findings)),
+    ):
+        monkeypatch.setattr(f"prophrl_models.rl.{module}.{name}", value)
+    monkeypatch.setattr("prophrl_models.data.dataset.Dataset", lambda folder: folder)
+    before = torch.get_num_threads()
+    try:
+        assert rl.run(parsed(tmp_path, "--json", "--threads", "1", verb="check")) == code
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [(1, SeenInTraining(frozenset({"bag"})))]
+    said = json.loads(capsys.readouterr().out)
+    assert [f["status"] for f in said["findings"]] == [words[s] for s in statuses]
+
+
+def test_a_check_that_breaks_is_no_failed_gate_and_prints_no_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["rl", "check", str(tmp_path), "--policy", str(tmp_path), "--world", str(tmp_path)]
+    assert main([*command, "--judge", f"classifier:{tmp_path}", "--json"]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith("error: ")

@@ -71,7 +71,9 @@ def test_the_second_round_continues_the_first(tmp_path: Path) -> None:
     world = save_prophet(tmp_path / "world", Prophet(config.network), build_codec(config.codec), config, made_of)
     task = Dataset(tmp_path / "demos").instructions[0]
     looks = ClassifierConfig((task,), frames=4, height=24, width=32, channels=(8, 8, 8, 8), token=16, heads=2)
-    judge = save_classifier(tmp_path / "judge", SuccessClassifier(looks).eval(), Decision(), {"made_for": "a test"})
+    judge = save_classifier(
+        tmp_path / "judge", SuccessClassifier(looks).eval(), Decision(), {"videos": {"training": []}}
+    )
     (tmp_path / "world.yaml").write_text(WORLD)
     plan = OfflinePlan(
         (str(bags),), str(policy), str(world), judge=str(judge), preset="tiny",

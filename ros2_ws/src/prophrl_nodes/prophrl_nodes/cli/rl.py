@@ -10,9 +10,11 @@
 Each DATASET gives start states: the first picture and state of its episodes. When a policy is reinforced again, what
 was held out stays so, and what it was trained on is never held out. Ctrl-C stops a run; the same command goes on where
 it stopped. The result is OUT/policy, the report OUT/report.html.
-A judge is classifier:FOLDER, local:FOLDER (a vision-language model) or server:ADDRESS,MODEL. With --audit-twin the
-policy is also tried on the digital twin now and then (data of the twin only): the run stops if that and imagined
-success part ways; nothing is learned from it.
+A judge is classifier:FOLDER, local:FOLDER (a vision-language model) or server:ADDRESS,MODEL; options follow after
+commas: votes=N, needed=N, style=NAME, of a server also timeout_s=S, deadline_s=S. With --audit-twin the policy is also
+tried on the digital twin now and then (data of the twin only): the run stops if that and imagined success part ways;
+nothing is learned from it.
+Exit codes of "rl check": 0 all gates passed, 3 one failed, 4 not enough evidence, 1 an error.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from prophrl_nodes.cli import rl_ablate, rl_offline
+from prophrl_nodes.cli.judge_argument import FORMS, UsageError, parse_judge
+
+__all__ = ["UsageError", "parse_judge", "register", "run"]
 
 DEFAULT_PRESET = "small"
-
-
-class UsageError(ValueError):
-    """Arguments that cannot be understood; the message says which."""
+PASSED, FAILED, NOT_ENOUGH = 0, 3, 4
+"""Exit codes of ``rl check``; 1 and 2 are an error and wrong usage, as everywhere."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +43,17 @@ def register(parser: argparse.ArgumentParser) -> None:
     _sources(run_)
     run_.add_argument("--second-judge", metavar="JUDGE", help="looks at evaluations only; the run stops if they part")
     run_.add_argument("--audit-twin", metavar="TASK", help="audit on the digital twin (data of the twin only)")
-    run_.add_argument("--audit-trials", type=int, default=20, metavar="N", help="trials of an audit (default: 20)")
+    run_.add_argument("--audit-trials", type=int, default=80, metavar="N", help="trials of an audit (default: 80)")
     run_.add_argument("--audit-execute", type=int, default=8, metavar="ROWS", help="as in trials fast (default: 8)")
     run_.add_argument("--steps", type=int, help="rollout batches, instead of what the settings say")
     run_.add_argument("--ray", type=int, default=0, metavar="N", help="roll out in N Ray actors (default: here)")
     run_.add_argument("--ray-gpus", type=float, default=0.0, help="graphics cards for each actor (default: 0)")
-    check = what.add_parser("check", help="measure whether a run has a chance before starting it")
+    check = what.add_parser(
+        "check",
+        help="measure whether a run has a chance before starting it",
+        epilog="exit code: 0 all gates passed, 3 a gate failed, 4 not enough evidence, 1 an error, 2 wrong usage; "
+        "JSON is printed with 0, 3 and 4 only",
+    )
     check.add_argument(
         "datasets", nargs="+", type=Path, metavar="DATASET", help="with failures too, if the world is to be checked"
     )
@@ -69,13 +77,14 @@ def register(parser: argparse.ArgumentParser) -> None:
 def _sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", type=Path, required=True, metavar="CHECKPOINT", help="policy to start from")
     parser.add_argument("--world", type=Path, required=True, metavar="CHECKPOINT", help="world model")
-    parser.add_argument("--judge", required=True, help="classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL")
+    parser.add_argument("--judge", required=True, help=FORMS)
     parser.add_argument("--task", action="append", default=[], metavar="INSTRUCTION", help="only starts with this one")
     parser.add_argument("--world-steps", type=int, help="passes of the world model for a chunk (default: its own)")
     settings = parser.add_mutually_exclusive_group()
     settings.add_argument("--preset", help=f"settings by name (default: {DEFAULT_PRESET})")
     settings.add_argument("--config", type=Path, help="YAML settings")
     parser.add_argument("--seed", type=int, help="of everything that is drawn (default: 0)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: the settings' own)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
 
@@ -90,6 +99,7 @@ def _run(options: argparse.Namespace) -> int:
     from prophrl_models.rl.trainer import StepReport
 
     settings = _settings(options)
+    _refuse_idle_judge(options, settings)
 
     def watch(report: StepReport) -> None:
         s = report.scalars
@@ -118,9 +128,19 @@ def _run(options: argparse.Namespace) -> int:
         print(said + (f", audited {entry['audited']:.2f}" if "audited" in entry else ""))
     if trainer.facts.stopped:
         print(f"stopped: {trainer.facts.stopped}")
+        delivered = trainer.facts.best_step if trainer.facts.best_step >= 0 else trainer.facts.step
+        print(f"the result is the policy after {delivered} steps")
     print(f"checkpoint: {folder}")
     print(f"report: {options.out / 'report.html'}")
     return 0
+
+
+def _refuse_idle_judge(options: argparse.Namespace, settings: Any) -> None:
+    if options.second_judge and not settings.watch.evaluate_every:
+        raise UsageError(
+            "--second-judge looks at evaluations on held-out starts, and there are none: watch.evaluate_every is 0; "
+            "change the settings or leave the second judge out"
+        )
 
 
 def _examiner(options: argparse.Namespace, settings: Any) -> Any:
@@ -158,18 +178,26 @@ def _audit(options: argparse.Namespace) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
+    import torch
+
     from prophrl_models.data.dataset import Dataset
     from prophrl_models.rl.check import CheckSettings, LabelledVideo, run_check
     from prophrl_models.rl.open_run import open_worker
     from prophrl_models.rl.replays import joined_episodes
+    from prophrl_models.rl.seen import SeenInTraining
     from prophrl_nodes.cli.output import print_json
 
     settings, sources = _settings(options), _opened(options)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     worker = open_worker(sources, settings)
     datasets = [Dataset(folder) for folder in options.datasets]
-    logged = joined_episodes(datasets, most=options.episodes, seed=settings.seed)
+    seen = SeenInTraining.of(sources.judge, sources.world)
+    logged = joined_episodes(datasets, most=options.episodes, seed=settings.seed, seen=seen)
     labelled = [
-        LabelledVideo(e.frames_THW3, e.prompt.instruction, e.success) for e in logged if e.frames_THW3 is not None
+        LabelledVideo(e.frames_THW3, e.prompt.instruction, e.success, e.seen_by_judge)
+        for e in logged
+        if e.frames_THW3 is not None
     ]
     report = run_check(
         worker.policy,
@@ -188,7 +216,7 @@ def _check(options: argparse.Namespace) -> int:
         print_json(report.to_json())
     else:
         print(report.text())
-    return 1 if report.failed else 0
+    return FAILED if report.failed else PASSED if report.passed else NOT_ENOUGH
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -218,30 +246,15 @@ def _opened(options: argparse.Namespace) -> Any:
     )
 
 
-def parse_judge(text: str) -> Any:
-    """Settings of a judge from its argument.
-
-    Raises:
-        UsageError: not of the form KIND:PLACE.
-    """
-    from prophrl_models.reward.factory import KINDS, JudgeSettings
-
-    kind, _, place = text.partition(":")
-    if kind not in KINDS or not place:
-        raise UsageError(f"a judge is classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL; got {text!r}")
-    if kind == "server":
-        place, _, model = place.rpartition(",")
-        if not place:
-            raise UsageError(f"a server's judge needs a model: server:ADDRESS,MODEL; got {text!r}")
-        return JudgeSettings(kind, place, model)
-    return JudgeSettings(kind, place)
-
-
 def _settings(options: argparse.Namespace) -> Any:
     from prophrl_models.rl.settings import load_settings
 
+    if options.threads < 0:
+        raise UsageError(f"--threads takes a number of CPU threads, or 0 for the settings' own; got {options.threads}")
     settings = load_settings(options.config or _preset(options.preset or DEFAULT_PRESET))
-    given = (("steps", getattr(options, "steps", None)), ("seed", options.seed))
+    given = (
+        ("steps", getattr(options, "steps", None)), ("seed", options.seed), ("threads", options.threads or None),
+    )  # fmt: skip
     return dataclasses.replace(settings, **{name: value for name, value in given if value is not None})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prophrl_models.policies.interface import FlowPolicy, PolicySpec
-from prophrl_models.rl.audit import AuditRule, Look
+from prophrl_models.rl.audit import AuditRule, Look, OutcomeRate
 from prophrl_models.trials.statistics import SuccessRate
 from prophrl_nodes.studies.engine_runner import EngineRunner
 from prophrl_nodes.studies.fast_placements import fast_placements
@@ -59,7 +59,7 @@ class TwinExaminer:
                 run_trial(lane, runner, placement, index, self.settings)
                 for index, placement in enumerate(self.placements)
             ]
-        return SuccessRate(sum(trial.success for trial in self.latest), len(self.latest), self.confidence)
+        return OutcomeRate.of([trial.success for trial in self.latest], self.confidence)
 
     def check(self, spec: PolicySpec) -> None:
         """Refuse a policy before a run begins.
