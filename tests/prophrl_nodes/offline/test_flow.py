@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prophrl_nodes.offline.flow import Flow, failed_gates, outcome
-from prophrl_nodes.offline.plan import OfflinePlan
+from prophrl_nodes.offline.child import ChildFailed
+from prophrl_nodes.offline.flow import Flow, outcome, sentences
+from prophrl_nodes.offline.plan import OfflinePlan, PlanError
 from prophrl_nodes.offline.result import FlowResult, is_finished, read_result, write_result
-from prophrl_nodes.offline.stages import Folders, dataset_stage, judge_of, last_step, world_stage
+from prophrl_nodes.offline.stages import (
+    CHECK_ANSWERS,
+    Folders,
+    Stage,
+    dataset_stage,
+    judge_of,
+    last_step,
+    read_findings,
+    world_stage,
+)
+
+from prophrl_models.data.build import build_dataset
+from tests.helpers.recording import record
 
 
 def finding(gate: str, status: str) -> dict[str, Any]:
@@ -24,11 +39,58 @@ def checkpoint(folder: Path, step: int, success: list[float]) -> Path:
     return folder
 
 
+def flow_of(folder: Path) -> Flow:
+    for name in ("bags", "policy"):
+        (folder / name).mkdir()
+    return Flow(OfflinePlan((str(folder / "bags"),), str(folder / "policy")), folder / "out")
+
+
+def check_that(at: Folders, prints: str, code: int) -> Stage:
+    """A check as its stage sees it: a process that prints and ends."""
+    script = f"print({prints!r}); raise SystemExit({code})"
+    return Stage("check", "checks", [sys.executable, "-c", script], lambda: False, tolerated=CHECK_ANSWERS)
+
+
 def test_only_failed_gates_speak_against_a_run(tmp_path: Path) -> None:
     findings = [finding("noise", "pass"), finding("judge", "fail"), finding("world", "not enough")]
     said = json.dumps({"passed": False, "failed": True, "findings": findings}, indent=1)
-    (tmp_path / "check.json").write_text(f"a library warns\n{said}\nand says good-bye {{}}\n")
-    assert failed_gates(tmp_path / "check.json") == ["judge: judge is fail change it"]
+    (tmp_path / "check.json").write_text(f"a library warns {{of something}}\n{{}} 100%{said}\nand says good-bye {{}}\n")
+    assert read_findings(tmp_path / "check.json") == findings
+    assert sentences(findings, "fail") == ["judge: judge is fail change it"]
+    assert sentences(findings, "not enough") == ["world: world is not enough change it"]
+
+
+@pytest.mark.parametrize("code", [0, 3, 4])
+def test_an_answer_of_the_check_is_kept_and_not_asked_for_again(tmp_path: Path, code: int) -> None:
+    flow, said = flow_of(tmp_path), [finding("judge", "fail")]
+    (tmp_path / "out").mkdir()
+    answer = json.dumps({"findings": said}, indent=2)
+    assert flow._checked(check_that(flow.at, f"loading\n{answer}", code)) == said
+    assert json.loads(flow.at.check.read_text()) == {"findings": said}
+    assert flow._checked(check_that(flow.at, "error: must not be run again", 1)) == said
+
+
+def test_a_check_that_crashes_is_a_failure_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    flow = flow_of(tmp_path)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ChildFailed, match=r"ended with 1: error: no such judge \{x\}"):
+        flow._checked(check_that(flow.at, "error: no such judge {x}", 1))
+    with pytest.raises(ChildFailed, match="its answer holds no findings"):
+        flow._checked(check_that(flow.at, "cut off", 3))
+    assert not flow.at.check.exists()
+    flow.at.check.write_text("error: what an older flow kept as an answer\n")
+    said = [finding("judge", "pass")]
+    assert flow._checked(check_that(flow.at, json.dumps({"findings": said}), 0)) == said
+
+
+def test_bags_without_any_outcome_are_refused_before_hours_of_work(tmp_path: Path) -> None:
+    flow = flow_of(tmp_path)
+    for name in "ab":
+        replace(record(0.6, width=64, height=48), episode_id=name, outcome="unknown").write(tmp_path / "bags")
+    dataset = tmp_path / "dataset"
+    build_dataset([tmp_path / "bags"], dataset, outcomes=("success", "failure", "unknown"), progress=False)
+    with pytest.raises(PlanError, match=r"marked success or failure \(2 unknown\)"):
+        flow._look_at([dataset])
 
 
 def test_a_better_checkpoint_is_accepted_with_both_numbers(tmp_path: Path) -> None:

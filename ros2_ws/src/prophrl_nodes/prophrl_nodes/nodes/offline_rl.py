@@ -33,7 +33,11 @@ PARAMETERS = (
         "after", "", "folder of a finished run that is continued with new bags; its policy and world are used"
     ),
     ParameterSpec("task", "", "which task to reinforce; empty: the only one the bags hold"),
-    ParameterSpec("judge", "", "classifier, or URL of an OpenAI-compatible server; empty: trained on the bags"),
+    ParameterSpec(
+        "judge",
+        "",
+        "classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL; empty: one is trained on the bags",
+    ),
     ParameterSpec("preset", "small", "reinforcement settings, by name or file"),
     ParameterSpec("world_preset", "small_adapt", "settings of the world model's adaptation, by name or file"),
     ParameterSpec("steps", 0, "reinforcement steps; 0: as the preset says", 0, 1_000_000),
@@ -162,13 +166,12 @@ class OfflineRlNode(ProphNode):
             PlanError: not enough to begin with.
         """
         bags = goal.bags or self.value("bags")
-        judge = goal.judge or self.value("judge")
         return OfflinePlan(
             bags=tuple(_absolute(path) for path in bags.split(":") if path),
             policy=_absolute(goal.policy or self.value("policy")),
             world=_absolute(goal.world or self.value("world")),
             task=goal.task or self.value("task"),
-            judge=judge if "://" in judge else _absolute(judge),
+            judge=goal.judge or self.value("judge"),
             preset=settings_argument(goal.preset or self.value("preset")),
             world_preset=settings_argument(self.value("world_preset")),
             steps=goal.steps or self.value("steps"),

@@ -13,9 +13,12 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from prophrl_models.data.files import write_json
 from prophrl_nodes.offline.child import ChildFailed, run_child
 from prophrl_nodes.offline.plan import OfflinePlan, PlanError, read_plan
 from prophrl_nodes.offline.progress import FlowProgress, ProgressFile
@@ -29,6 +32,7 @@ from prophrl_nodes.offline.stages import (
     dataset_stage,
     judge_of,
     judge_stage,
+    read_findings,
     reinforce_stage,
     world_stage,
 )
@@ -75,12 +79,13 @@ class Flow:
             self._do(judge_stage(work, self.at, datasets))
         judge = judge_of(work, self.at)
         check = check_stage(work, self.at, datasets, judge, instructions)
-        if not check.is_done():
-            self._do(check)
-            self.at.check.write_text(self._log(check).read_text(encoding="utf-8"), encoding="utf-8")
-        failed = failed_gates(self.at.check)
+        findings = self._checked(check)
+        failed = sentences(findings, "fail")
         if failed and self.plan.gates:
             return self._ended(FlowResult(False, f"the check says no: {'; '.join(failed)}"))
+        undecided = sentences(findings, "not enough")
+        if undecided:
+            self._say("check", 0, f"going on, though the check could not tell: {'; '.join(undecided)}")
         self._do(reinforce_stage(work, self.at, datasets, judge, instructions))
         return self._ended(outcome(self.at.policy))
 
@@ -101,15 +106,38 @@ class Flow:
                 self._say("failed", 0, f"{stage.name}: {failure}")
                 raise
 
+    def _checked(self, check: Stage) -> list[dict[str, Any]]:
+        """The findings of the check; kept as soon as they are known to be such, and only then."""
+        found = read_findings(self.at.check)
+        if found is None:
+            self._do(check)
+            log = self._log(check)
+            found = read_findings(log)
+            if found is None:
+                failure = ChildFailed(f"its answer holds no findings; see {log}, then give the command again", 0)
+                self._say("failed", 0, f"{check.name}: {failure}")
+                raise failure
+            write_json(self.at.check, {"findings": found})
+        return found
+
     def _look_at(self, datasets: Sequence[Path]) -> tuple[list[str], list[int]]:
         """(instructions of the task that is to be reinforced, steps of each dataset)"""
         from prophrl_models.data.dataset import Dataset
+        from prophrl_models.rl.replays import KNOWN_OUTCOMES
 
         tables = [Dataset(folder).table for folder in datasets]
         rows = [row for table in tables for row in table]
         tasks = sorted({row.task for row in rows})
         if not self.plan.task and len(tasks) != 1:
             raise PlanError(f"the bags hold several tasks ({', '.join(tasks)}); say which one is to be reinforced")
+        if not any(row.outcome in KNOWN_OUTCOMES and row.valid_steps == row.steps for row in rows):
+            said = ", ".join(
+                f"{count} {outcome}" for outcome, count in sorted(Counter(row.outcome for row in rows).items())
+            )
+            raise PlanError(
+                f"no gapless episode of the bags is marked success or failure ({said}): neither a judge nor the check "
+                "could be told what is true; record episodes with an outcome, or write it into the bags' episode.json"
+            )
         return sorted({row.instruction for row in rows}), [sum(row.steps for row in table) for table in tables]
 
     def _ended(self, result: FlowResult) -> FlowResult:
@@ -174,12 +202,9 @@ def about(last: Round, chain: FlowResult) -> str:
     return "; ".join([*said, sentence(last.number, chain.reality)])
 
 
-def failed_gates(file: Path) -> list[str]:
-    """What the check found wrong, one sentence a gate; empty when it passed, or had too little to tell."""
-    text = file.read_text(encoding="utf-8")
-    said, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])  # libraries may have written around it
-    findings = said["findings"]
-    return [f"{f['gate']}: {f['message']} {f['advice']}".strip() for f in findings if f["status"] == "fail"]
+def sentences(findings: Sequence[Mapping[str, Any]], status: str) -> list[str]:
+    """What the check says of the gates with this status ("pass", "fail", "not enough"), one sentence a gate."""
+    return [f"{f['gate']}: {f['message']} {f['advice']}".strip() for f in findings if f["status"] == status]
 
 
 def outcome(checkpoint: Path) -> FlowResult:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prophrl_models.data.files import write_json
+from prophrl_models.reward.factory import KINDS
 
 PLAN_FILE = "plan.json"
 MAY_CHANGE = ("threads", "gates")
@@ -27,7 +28,8 @@ class OfflinePlan:
         policy: checkpoint to start from; empty with ``after``.
         world: Prophet checkpoint to adapt; empty: one is trained from nothing, which takes hours on a CPU.
         task: which task to reinforce; empty: the only one the bags hold.
-        judge: folder of a classifier, or URL of an OpenAI-compatible server; empty: a classifier is trained.
+        judge: as ``prophrl rl`` takes it, ``classifier:FOLDER``, ``local:FOLDER`` or ``server:ADDRESS,MODEL``, with
+            options after it; a bare folder is taken as a classifier's. Empty: a classifier is trained.
         after: folder of a finished flow that this one continues with new bags (see ``rounds``); empty: a first round.
         preset: reinforcement settings, by name or file.
         world_preset: settings of the adaptation, by name or file.
@@ -53,6 +55,7 @@ class OfflinePlan:
     after: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "judge", judge_argument(self.judge))
         if not self.bags:
             raise PlanError("no bags given; name bags, or folders of bags, recorded with prophrl launch collect")
         if self.after and (self.policy or self.world):
@@ -65,6 +68,7 @@ class OfflinePlan:
         missing = [path for path in named if not Path(path).exists()]
         if self.world and not Path(self.world).is_dir():
             missing.append(self.world)
+        missing += [f"{self.judge} (no such folder)" for folder in judge_folder(self.judge) if not folder.is_dir()]
         if missing:
             raise PlanError(f"not found: {', '.join(missing)}")
         for name in ("steps", "world_steps", "seed", "threads"):
@@ -82,6 +86,7 @@ class OfflinePlan:
         now: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if file.is_file():
             then = {"after": "", **json.loads(file.read_text(encoding="utf-8"))}  # plans from before there were rounds
+            then["judge"] = judge_argument(then["judge"])  # once a bare folder or address
             names = [f.name for f in fields(self) if f.name not in MAY_CHANGE]
             changed = [name for name in names if then.get(name) != now[name]]
             if changed:
@@ -93,6 +98,39 @@ class OfflinePlan:
 def settings_argument(text: str) -> str:
     """Settings by name as they are, a file's path absolute: a plan is continued from anywhere."""
     return str(Path(text).expanduser().resolve()) if is_settings_file(text) else text
+
+
+def judge_argument(text: str) -> str:
+    """A judge in the words of ``prophrl rl``, its folder absolute; a bare folder is a classifier's.
+
+    Raises:
+        PlanError: neither of the form KIND:PLACE nor a folder.
+    """
+    from prophrl_nodes.cli.rl import UsageError, parse_judge
+
+    if not text:
+        return ""
+    kind = text.partition(":")[0]
+    if kind not in KINDS and "://" in text:
+        text = f"server:{text}"  # as plans had it once
+    elif kind not in KINDS and (":" not in text or Path(text).is_dir()):
+        text = f"classifier:{text}"
+    try:
+        settings = parse_judge(text)
+    except UsageError as error:
+        raise PlanError(str(error)) from error
+    if settings.kind == "server":
+        return text
+    options = text.removeprefix(f"{settings.kind}:{settings.place}")
+    return f"{settings.kind}:{Path(settings.place).expanduser().resolve()}{options}"
+
+
+def judge_folder(judge: str) -> tuple[Path, ...]:
+    """The folder of a judge that has one, as a tuple of one or none."""
+    from prophrl_nodes.cli.rl import parse_judge
+
+    settings = parse_judge(judge) if judge else None
+    return () if settings is None or settings.kind == "server" else (Path(settings.place),)
 
 
 def is_settings_file(text: str) -> bool:
