@@ -17,10 +17,13 @@ from prophrl_nodes.offline.stages import (
     CHECK_ANSWERS,
     Folders,
     Stage,
+    check_stage,
     dataset_stage,
     judge_of,
+    judge_stage,
     last_step,
     read_findings,
+    reinforce_stage,
     world_stage,
 )
 
@@ -41,7 +44,7 @@ def checkpoint(folder: Path, step: int, success: list[float]) -> Path:
 
 def flow_of(folder: Path) -> Flow:
     for name in ("bags", "policy"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     return Flow(OfflinePlan((str(folder / "bags"),), str(folder / "policy")), folder / "out")
 
 
@@ -105,6 +108,18 @@ def test_no_gain_is_not_accepted(tmp_path: Path, step: int, success: list[float]
     assert not result.accepted and "no step was better than the start" in result.message
 
 
+def test_the_reason_of_a_stop_is_told_and_the_promise_is_that_of_the_delivered_step(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "policy", 5, [0.25, 0.5, 0.9])
+    record = json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps({**record, "stopped": "the two have parted"}))
+    result = outcome(folder)
+    assert result.accepted and result.imagined_after == 0.5 and result.stopped == "the two have parted"
+    assert result.message.endswith("at step 5: " + str(folder) + "; stopped early: the two have parted")
+    flow = flow_of(tmp_path / "flow")
+    flow.at.root.mkdir()
+    assert flow._ended(result) == result == read_result(flow.at.root)
+
+
 def test_results_come_back_from_disk(tmp_path: Path) -> None:
     result = FlowResult(True, "better", "somewhere", 0.25, 0.5)
     write_result(tmp_path, result)
@@ -138,3 +153,21 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     words = world_stage(plan, at, [at.dataset]).command[3:]
     assert " ".join(words[4:]) == f"--seed 3 --preset small_adapt --init {tmp_path / 'world'} --steps 50"
     assert judge_of(plan, at) == f"classifier:{at.judge / 'classifier'}"
+
+
+def test_every_stage_that_computes_is_given_the_threads(tmp_path: Path) -> None:
+    for name in ("bags", "policy"):
+        (tmp_path / name).mkdir()
+    at, data = Folders(tmp_path / "out"), [tmp_path / "data"]
+    plan = OfflinePlan((str(tmp_path / "bags"),), str(tmp_path / "policy"), threads=3)
+    for threads, words in ((3, "--threads 3"), (0, None)):
+        plan = replace(plan, threads=threads)
+        stages = (
+            world_stage(plan, at, data),
+            judge_stage(plan, at, data),
+            check_stage(plan, at, data, judge_of(plan, at), ["put it there"]),
+            reinforce_stage(plan, at, data, judge_of(plan, at), ["put it there"]),
+        )
+        for stage in stages:
+            said = " ".join(stage.command)
+            assert (words in said) if words else ("--threads" not in said), stage.name

@@ -57,7 +57,8 @@ class OfflineRlNode(ProphNode):
 
     def setup(self) -> None:
         """Offer the action."""
-        self._busy = threading.Lock()
+        self._place = threading.Lock()  # of the one run, from the moment it is accepted
+        self._busy = threading.Lock()  # while it works: what halting waits for
         self._stopping = threading.Event()
         self._progress = FlowProgress("waiting")
         self._last = ""
@@ -94,7 +95,7 @@ class OfflineRlNode(ProphNode):
     # ---- the action
 
     def _accept_goal(self, goal: ReinforceOffline.Goal) -> GoalResponse:
-        if not self.active or self._busy.locked():
+        if not (self.active and self._place.acquire(blocking=False)):
             self.get_logger().error("goal rejected: the node is inactive, or busy with another run")
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
@@ -108,7 +109,13 @@ class OfflineRlNode(ProphNode):
                 )
             )  # fmt: skip
 
-        result = await self.in_thread(lambda: self._reinforce(handle.request, feedback, handle))
+        def work() -> FlowResult:
+            try:
+                return self._reinforce(handle.request, feedback, handle)
+            finally:
+                self._place.release()
+
+        result = await self.in_thread(work)
         if handle.is_cancel_requested:
             handle.canceled()
         else:
@@ -117,7 +124,8 @@ class OfflineRlNode(ProphNode):
 
     def _run_once(self) -> None:
         try:
-            result = self._reinforce(ReinforceOffline.Goal(), lambda progress: None, None)
+            with self._place:
+                result = self._reinforce(ReinforceOffline.Goal(), lambda progress: None, None)
         except Exception as error:
             self.fail(error)
             return

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from prophrl_models.data.files import write_json
-from prophrl_nodes.offline.child import ChildFailed, run_child
+from prophrl_nodes.offline.child import STAGE_STOP_TIMEOUT_S, ChildFailed, run_child
 from prophrl_nodes.offline.plan import OfflinePlan, PlanError, read_plan
 from prophrl_nodes.offline.progress import FlowProgress, ProgressFile
-from prophrl_nodes.offline.reality import compare, sentence
-from prophrl_nodes.offline.result import OUTCOME, FlowResult, is_finished, read_result, write_result
+from prophrl_nodes.offline.reality import compare, promise, sentence
+from prophrl_nodes.offline.result import OWN, FlowResult, is_finished, read_result, write_result
 from prophrl_nodes.offline.rounds import NewBags, Round, earlier_rounds, new_bags, weights_of, work_of
 from prophrl_nodes.offline.stages import (
     Folders,
@@ -100,7 +100,7 @@ class Flow:
         log = self._log(stage)
         log.unlink(missing_ok=True)  # of an earlier try; the stage's own files go on
         try:
-            run_child(list(stage.command), log, watch)
+            run_child(list(stage.command), log, watch, stop_timeout_s=STAGE_STOP_TIMEOUT_S)
         except ChildFailed as failure:
             if failure.code not in stage.tolerated:
                 self._say("failed", 0, f"{stage.name}: {failure}")
@@ -143,7 +143,7 @@ class Flow:
     def _ended(self, result: FlowResult) -> FlowResult:
         """The result, with what is to be said of the rounds, kept."""
         chain = self._chain
-        result = dataclasses.replace(chain, **{name: getattr(result, name) for name in OUTCOME})
+        result = dataclasses.replace(chain, **{name: getattr(result, name) for name in OWN})
         if chain.round > 1:
             said = sentence(chain.round - 1, chain.reality)
             result = dataclasses.replace(result, message=f"round {chain.round}: {result.message}; {said}")
@@ -208,19 +208,20 @@ def sentences(findings: Sequence[Mapping[str, Any]], status: str) -> list[str]:
 
 
 def outcome(checkpoint: Path) -> FlowResult:
-    """The result of a finished reinforcement, from its best checkpoint's own record."""
+    """The result of a finished reinforcement, from the own record of the checkpoint that it delivers."""
     record = json.loads((checkpoint / "provenance.json").read_text(encoding="utf-8"))
-    evaluations = record.get("evaluations", [])
-    if not evaluations:
-        return FlowResult(
-            True, f"trained {record['step']} steps, without evaluations on held-out starts", str(checkpoint)
-        )
-    before = evaluations[0]["success"]
-    after = max(entry["success"] for entry in evaluations)
+    stopped, promised = record.get("stopped", ""), promise(record)
+    why = f"; stopped early: {stopped}" if stopped else ""
+    if promised is None:
+        what = f"trained {record['step']} steps, without evaluations on held-out starts{why}"
+        return FlowResult(True, what, str(checkpoint), stopped=stopped)
+    before, after = record["evaluations"][0]["success"], promised["success"]
     numbers = f"imagined success on held-out starts {before:.0%} before, {after:.0%} after"
-    if record["step"] == 0 or after <= before:
-        return FlowResult(False, f"no step was better than the start ({numbers})", str(checkpoint), before, after)
-    return FlowResult(True, f"{numbers}, at step {record['step']}: {checkpoint}", str(checkpoint), before, after)
+    better = record["step"] > 0 and after > before
+    what = f"{numbers}, at step {record['step']}: {checkpoint}"
+    if not better:
+        what = f"no step was better than the start ({numbers})"
+    return FlowResult(better, what + why, str(checkpoint), before, after, stopped=stopped)
 
 
 def main() -> int:

@@ -167,7 +167,7 @@ def last_step(folder: Path) -> int:
 def _parts(plan: OfflinePlan, at: Folders, judge: str, instructions: Sequence[str]) -> list[object]:
     tasks = [word for instruction in instructions for word in ("--task", instruction)]
     parts = ["--policy", plan.policy, "--world", at.refitted, "--judge", judge, *_settings(plan.preset)]
-    return [*parts, "--seed", plan.seed, *tasks]
+    return [*parts, "--seed", plan.seed, *_threads(plan), *tasks]
 
 
 def _settings(name: str) -> list[object]:
