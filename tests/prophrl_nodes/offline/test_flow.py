@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prophrl_nodes.cli import rl
 from prophrl_nodes.offline.child import ChildFailed
 from prophrl_nodes.offline.flow import Flow, outcome, sentences
 from prophrl_nodes.offline.plan import OfflinePlan, PlanError
@@ -155,6 +157,39 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     assert judge_of(plan, at) == f"classifier:{at.judge / 'classifier'}"
 
 
+def test_the_audit_of_a_plan_reaches_the_reinforcement(tmp_path: Path) -> None:
+    for name in ("bags", "policy", "other"):
+        (tmp_path / name).mkdir()
+    at = Folders(tmp_path / "out")
+    plan = OfflinePlan((str(tmp_path / "bags"),), str(tmp_path / "policy"))
+    for audit, words in (
+        ("none", ""),
+        ("twin", " --audit-twin place_cube"),
+        (str(tmp_path / "other"), f" --second-judge classifier:{tmp_path / 'other'}"),
+    ):
+        plan = replace(plan, audit=audit)
+        stage = reinforce_stage(plan, at, [at.dataset], judge_of(plan, at), ["put it there"], "place_cube")
+        assert " ".join(stage.command).endswith(f"--seed 0 --task put it there{words}")
+        parser = argparse.ArgumentParser()
+        rl.register(parser)
+        understood = parser.parse_args(stage.command[4:])
+        assert (understood.audit_twin, understood.second_judge) == (
+            "place_cube" if audit == "twin" else None, words.split()[-1] if "judge" in words else None
+        )  # fmt: skip
+
+
+def test_a_task_that_the_twin_lacks_is_refused_before_the_world_is_trained(tmp_path: Path) -> None:
+    flow = flow_of(tmp_path)
+    replace(record(0.6, width=64, height=48), task="fold_towel", outcome="success").write(tmp_path / "bags")
+    build_dataset([tmp_path / "bags"], tmp_path / "dataset", progress=False)
+    assert flow._look_at([tmp_path / "dataset"])[0] == "fold_towel"
+    flow.plan = replace(flow.plan, audit="twin")
+    with pytest.raises(
+        PlanError, match=r"the digital twin has no task 'fold_towel' to audit with, it has .*place_cube"
+    ):
+        flow._look_at([tmp_path / "dataset"])
+
+
 def test_every_stage_that_computes_is_given_the_threads(tmp_path: Path) -> None:
     for name in ("bags", "policy"):
         (tmp_path / name).mkdir()
@@ -166,7 +201,7 @@ def test_every_stage_that_computes_is_given_the_threads(tmp_path: Path) -> None:
             world_stage(plan, at, data),
             judge_stage(plan, at, data),
             check_stage(plan, at, data, judge_of(plan, at), ["put it there"]),
-            reinforce_stage(plan, at, data, judge_of(plan, at), ["put it there"]),
+            reinforce_stage(plan, at, data, judge_of(plan, at), ["put it there"], "place_cube"),
         )
         for stage in stages:
             said = " ".join(stage.command)

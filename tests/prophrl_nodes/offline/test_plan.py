@@ -48,12 +48,28 @@ def test_a_judge_that_cannot_be_understood_is_refused_at_the_door(plan: OfflineP
         dataclasses.replace(plan, judge=judge)
 
 
+def test_an_audit_is_none_the_twin_or_a_second_judge(plan: OfflinePlan, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert dataclasses.replace(plan, audit="none").audit == ""
+    assert dataclasses.replace(plan, audit="twin").audit == "twin"
+    other = f"classifier:{tmp_path / 'other'}"
+    assert dataclasses.replace(plan, audit=other).audit == other
+    with pytest.raises(PlanError, match=r"an audit is none, twin or a second judge: .*classifier:FOLDER"):
+        dataclasses.replace(plan, audit="oracle:x")
+    with pytest.raises(PlanError, match=r"not found: classifier:.*nowhere .no such folder"):
+        dataclasses.replace(plan, audit="nowhere")
+    with pytest.raises(PlanError, match="the digital twin has no task 'fold_towel' to audit with"):
+        dataclasses.replace(plan, audit="twin", task="fold_towel")
+
+
 def test_a_plan_from_before_judges_had_kinds_is_still_the_same_plan(plan: OfflinePlan, tmp_path: Path) -> None:
     (tmp_path / "judge").mkdir()
     plan = dataclasses.replace(plan, judge=f"classifier:{tmp_path / 'judge'}")
     plan.settle(tmp_path / "out")
     file = tmp_path / "out" / "plan.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "judge": str(tmp_path / "judge")}))
+    older = {**json.loads(file.read_text()), "judge": str(tmp_path / "judge")}
+    del older["audit"]
+    file.write_text(json.dumps(older))
     plan.settle(tmp_path / "out")
     assert read_plan(tmp_path / "out") == plan
 

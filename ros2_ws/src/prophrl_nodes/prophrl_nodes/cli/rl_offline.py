@@ -40,6 +40,13 @@ def register(parser: argparse.ArgumentParser) -> None:
         default="",
         help="classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL, as in prophrl rl run (default: train one)",
     )
+    parser.add_argument(
+        "--audit",
+        default="none",
+        metavar="WHAT",
+        help="what imagined success is held against: twin (trials on the digital twin; for bags of the twin only), a "
+        "second judge KIND:PLACE, or none (default: none)",
+    )
     parser.add_argument("--preset", default="small", help="reinforcement settings by name or file (default: small)")
     parser.add_argument("--world-preset", default="small_adapt", help="of the adaptation (default: small_adapt)")
     parser.add_argument("--steps", type=int, default=0, help="reinforcement steps (default: as the preset says)")
@@ -81,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
         world=str(options.world.resolve()) if options.world else "",
         task=options.task,
         judge=options.judge,
+        audit=options.audit,
         preset=settings_argument(options.preset),
         world_preset=settings_argument(options.world_preset),
         steps=options.steps,

@@ -38,6 +38,9 @@ PARAMETERS = (
         "",
         "classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL; empty: one is trained on the bags",
     ),
+    ParameterSpec(
+        "audit", "none", "what imagined success is held against: twin (bags of the twin only), a second judge, or none"
+    ),
     ParameterSpec("preset", "small", "reinforcement settings, by name or file"),
     ParameterSpec("world_preset", "small_adapt", "settings of the world model's adaptation, by name or file"),
     ParameterSpec("steps", 0, "reinforcement steps; 0: as the preset says", 0, 1_000_000),
@@ -180,6 +183,7 @@ class OfflineRlNode(ProphNode):
             world=_absolute(goal.world or self.value("world")),
             task=goal.task or self.value("task"),
             judge=goal.judge or self.value("judge"),
+            audit=self.value("audit"),
             preset=settings_argument(goal.preset or self.value("preset")),
             world_preset=settings_argument(self.value("world_preset")),
             steps=goal.steps or self.value("steps"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from prophrl_models.data.files import write_json
 from prophrl_nodes.offline.child import STAGE_STOP_TIMEOUT_S, ChildFailed, run_child
-from prophrl_nodes.offline.plan import OfflinePlan, PlanError, read_plan
+from prophrl_nodes.offline.plan import TWIN, OfflinePlan, PlanError, check_twin_task, read_plan
 from prophrl_nodes.offline.progress import FlowProgress, ProgressFile
 from prophrl_nodes.offline.reality import compare, promise, sentence
 from prophrl_nodes.offline.result import OWN, FlowResult, is_finished, read_result, write_result
@@ -71,7 +71,7 @@ class Flow:
         self._chain = chain_of(rounds, bags)
         self._do(dataset_stage(work, self.at))
         datasets = [*(entry.at.dataset for entry in rounds), self.at.dataset]
-        instructions, steps = self._look_at(datasets)
+        task, instructions, steps = self._look_at(datasets)
         if rounds:
             self._say("dataset", 0, about(rounds[-1], self._chain))
         self._do(world_stage(work, self.at, datasets, weights_of(steps) if rounds else ()))
@@ -86,7 +86,7 @@ class Flow:
         undecided = sentences(findings, "not enough")
         if undecided:
             self._say("check", 0, f"going on, though the check could not tell: {'; '.join(undecided)}")
-        self._do(reinforce_stage(work, self.at, datasets, judge, instructions))
+        self._do(reinforce_stage(work, self.at, datasets, judge, instructions, task))
         return self._ended(outcome(self.at.policy))
 
     def _do(self, stage: Stage) -> None:
@@ -120,8 +120,8 @@ class Flow:
             write_json(self.at.check, {"findings": found})
         return found
 
-    def _look_at(self, datasets: Sequence[Path]) -> tuple[list[str], list[int]]:
-        """(instructions of the task that is to be reinforced, steps of each dataset)"""
+    def _look_at(self, datasets: Sequence[Path]) -> tuple[str, list[str], list[int]]:
+        """(the task that is to be reinforced, its instructions, steps of each dataset)"""
         from prophrl_models.data.dataset import Dataset
         from prophrl_models.rl.replays import KNOWN_OUTCOMES
 
@@ -138,7 +138,10 @@ class Flow:
                 f"no gapless episode of the bags is marked success or failure ({said}): neither a judge nor the check "
                 "could be told what is true; record episodes with an outcome, or write it into the bags' episode.json"
             )
-        return sorted({row.instruction for row in rows}), [sum(row.steps for row in table) for table in tables]
+        if self.plan.audit == TWIN:
+            check_twin_task(tasks[0])
+        steps = [sum(row.steps for row in table) for table in tables]
+        return tasks[0], sorted({row.instruction for row in rows}), steps
 
     def _ended(self, result: FlowResult) -> FlowResult:
         """The result, with what is to be said of the rounds, kept."""

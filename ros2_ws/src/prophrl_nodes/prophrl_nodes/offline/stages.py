@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prophrl_nodes.offline.plan import OfflinePlan, is_settings_file
+from prophrl_nodes.offline.plan import TWIN, OfflinePlan, is_settings_file
 
 LOG_FILE = "log.jsonl"
 CHECK_ANSWERS = (3, 4)
@@ -119,11 +119,13 @@ def check_stage(
 
 
 def reinforce_stage(
-    plan: OfflinePlan, at: Folders, datasets: Sequence[Path], judge: str, instructions: Sequence[str]
+    plan: OfflinePlan, at: Folders, datasets: Sequence[Path], judge: str, instructions: Sequence[str], task: str
 ) -> Stage:
-    """FA-GRPO with FlowScale in the adapted world."""
-    steps = ["--steps", plan.steps] if plan.steps else []
-    command = _prophrl("rl", "run", *datasets, at.reinforced, *_parts(plan, at, judge, instructions), *steps)
+    """FA-GRPO with FlowScale in the adapted world; ``task``: the one that ``instructions`` are of."""
+    more = ["--steps", plan.steps] if plan.steps else []
+    if plan.audit:
+        more += ["--audit-twin", task] if plan.audit == TWIN else ["--second-judge", plan.audit]
+    command = _prophrl("rl", "run", *datasets, at.reinforced, *_parts(plan, at, judge, instructions), *more)
     return Stage(
         "reinforce", "the policy is trained in imagination", command, lambda: False, lambda: last_step(at.reinforced)
     )
