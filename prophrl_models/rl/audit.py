@@ -93,6 +93,12 @@ class Look:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def agreement(self) -> dict[str, float]:
+        """Those of ``QUANTITIES`` that were measured, 0..1 by name."""
+        parts = {name: (getattr(self, part), rate_of) for name, (part, rate_of) in QUANTITIES.items()}
+        rates = {name: rate_of(part) for name, (part, rate_of) in parts.items() if part is not None}
+        return {name: rate.rate for name, rate in rates.items() if rate.trials}
+
     @staticmethod
     def from_json(raw: Mapping[str, Any]) -> Look:
         """Inverse of ``to_json``.

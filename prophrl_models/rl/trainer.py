@@ -306,6 +306,7 @@ class Trainer:
             look = dataclasses.replace(self.examiner(self.policy, facts.step), step=facts.step, imagined=imagined)
         if look.audited is not None:
             entry["audited"] = look.audited.rate
+        entry |= look.agreement()
         facts.evaluations.append(entry)
         audit = Audit.from_json(facts.audit) if facts.audit else Audit(self.rule)
         alarms = audit.add(look)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from action_msgs.msg import GoalStatus
 from prophrl_interfaces.action import ReinforceOffline
+from prophrl_nodes.nodes.offline_rl import OfflineRlNode
+from rclpy.action import GoalResponse
 
 NODE = "prophrl_nodes.nodes.offline_rl"
 LIVENESS_S = 60.0
@@ -37,6 +42,19 @@ def test_a_goal_without_bags_is_answered_with_what_is_missing(graph: Any, tmp_pa
     handle, _ = send(graph, policy=str(tmp_path), output=str(tmp_path / "out"))
     result = ended(graph, handle).result
     assert not result.accepted and "no bags given" in result.message
+
+
+def test_of_two_goals_at_once_only_one_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = object.__new__(OfflineRlNode)
+    node._active, node._place = True, threading.Lock()
+    monkeypatch.setattr(node, "get_logger", lambda: logging.getLogger("offline_rl"), raising=False)
+    answers = [node._accept_goal(ReinforceOffline.Goal()) for _ in range(2)]  # before the first has begun to work
+    assert answers == [GoalResponse.ACCEPT, GoalResponse.REJECT]
+    node._place.release()
+    node._active = False
+    assert node._accept_goal(ReinforceOffline.Goal()) == GoalResponse.REJECT
+    node._active = True
+    assert node._accept_goal(ReinforceOffline.Goal()) == GoalResponse.ACCEPT
 
 
 def test_a_stage_that_fails_is_reported_with_its_own_words(graph: Any, tmp_path: Path) -> None:

@@ -1,40 +1,121 @@
-"""The audit on the twin: the truth about a policy that is being trained, without touching it."""
+"""The audit on the twin: the truth about a policy in training, its judge and its world, without touching any."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from prophrl_nodes.studies.fast_trials import StudyError, TrialSettings
-from prophrl_nodes.studies.twin_examiner import TwinExaminer
+from prophrl_nodes.studies.twin_examiner import MOST_REPLAYS, Parts, TwinExaminer, open_parts
 
+from prophrl_models.prophet.checkpoint import save_prophet
+from prophrl_models.prophet.codec import build_codec
+from prophrl_models.prophet.config import preset
+from prophrl_models.prophet.network import Prophet
+from prophrl_models.prophet.worlds import load_world
+from prophrl_models.reward.calibration import Decision
+from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
+from prophrl_models.reward.classifier_judge import save_classifier
+from prophrl_models.reward.factory import JudgeSettings
+from prophrl_models.reward.judge import Confusion, Verdict, Video
 from prophrl_models.rl.audit import OutcomeRate
-from robot_bridge.twin.tasks import Placement
+from prophrl_models.rl.open_run import Sources
+from prophrl_models.rl.settings import RlSettings
+from robot_bridge.twin.tasks import Placement, get_task
 from tests.helpers.twin_policies import untrained_policy
 
 TASK = "place_cube"
 DONE = Placement(TASK, {"cube": (-0.65, 0.1, 0.0), "bowl": (-0.65, 0.1, 0.0)})
 
 
-def test_a_look_counts_successes_and_leaves_the_policy_alone() -> None:
-    examiner = TwinExaminer(TrialSettings(TASK, 2, max_duration_s=1.5))
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained tiny Prophet."""
+    torch.manual_seed(0)
+    config = preset("tiny")
+    made_of = {"dataset_hashes": [], "calibration_ids": []}
+    folder = tmp_path_factory.mktemp("worlds") / "world"
+    return save_prophet(folder, Prophet(config.network), build_codec(config.codec), config, made_of)
+
+
+class Lenient:
+    """Takes every trial on the twin for a success, and imagined ones where they are as long as a failed trial."""
+
+    name = "lenient"
+
+    def __init__(self) -> None:
+        self.lengths: list[tuple[bool, int]] = []
+
+    def judge(self, videos: Sequence[Video], tasks: Sequence[str]) -> list[Verdict]:
+        assert set(tasks) == {get_task(TASK).instruction}
+        real = [video.shape[1:] == (240, 320, 3) for video in videos]
+        self.lengths += [(r, len(video)) for r, video in zip(real, videos, strict=True)]
+        answers = [r or len(video) > 12 for r, video in zip(real, videos, strict=True)]
+        return [Verdict(answer, float(answer), (answer,)) for answer in answers]
+
+
+def examiner_of(parts: Parts) -> TwinExaminer:
+    examiner = TwinExaminer(TrialSettings(TASK, 2, max_duration_s=1.5), lambda: parts)
     examiner.placements[1] = DONE  # the cube lies in the bowl from the start
+    return examiner
+
+
+def test_a_look_tests_policy_judge_and_world_against_the_twins_truth(world: Path) -> None:
+    judge = Lenient()
+    look = examiner_of((judge, load_world(world, steps=1)))(untrained_policy(TASK), 10)
+    assert look.step == 10 and look.imagined is None and look.audited is not None
+    assert (look.audited.successes, look.audited.trials, look.audited.confidence) == (1, 2, 0.9)
+    # A failure of 1.5 s and a shorter success: both seen as successes on the twin, imagined the other way round.
+    assert look.judge == Confusion(1, 1, 0, 0)
+    assert look.outcome == Confusion(0, 1, 0, 1)
+    (_, whole), (_, short), *imagined = judge.lengths
+    assert whole == 16 and 8 <= short <= 12
+    assert imagined == [(False, whole), (False, short)]
+    assert look.agreement() == {
+        "judge_recall": 1.0, "judge_precision": 0.5, "outcome_agreement": 0.0, "imagined_precision": 0.0,
+    }  # fmt: skip
+
+
+def test_a_look_leaves_policy_and_random_numbers_alone_and_repeats_itself(world: Path, tmp_path: Path) -> None:
+    looks = ClassifierConfig(
+        (get_task(TASK).instruction,), frames=4, height=24, width=32, channels=(8, 8, 8, 8), token=16, heads=2
+    )
+    judge = save_classifier(tmp_path / "judge", SuccessClassifier(looks).eval(), Decision(), {"made_for": "a test"})
+    sources = Sources(tmp_path, world, (), JudgeSettings("classifier", str(judge)), world_steps=1)
     policy = untrained_policy(TASK)
     spec, weights = policy.spec, {name: value.clone() for name, value in policy.state_dict().items()}
     torch.manual_seed(5)
     expected = torch.rand(3)
-    torch.manual_seed(5)
-    look = examiner(policy, 10)
-    assert torch.equal(torch.rand(3), expected)
-    assert look.step == 10 and look.imagined is None and look.audited is not None
-    assert (look.audited.successes, look.audited.trials, look.audited.confidence) == (1, 2, 0.9)
-    assert isinstance(look.audited, OutcomeRate) and look.audited.outcomes == (False, True)
+    found = []
+    for _ in range(2):
+        examiner = TwinExaminer(
+            TrialSettings(TASK, 2, max_duration_s=1.0), functools.partial(open_parts, sources, RlSettings())
+        )
+        torch.manual_seed(5)
+        found.append(examiner(policy, 0))
+        assert torch.equal(torch.rand(3), expected)
+        assert [trial.success for trial in examiner.latest] == [False, False]
+    assert found[0] == found[1] and found[0].judge is not None and found[0].outcome is not None
+    assert (found[0].judge.judged, found[0].outcome.judged) == (2, 2)
+    audited = found[0].audited
+    assert isinstance(audited, OutcomeRate) and audited.outcomes == (False, False), "looks are compared in pairs"
     assert policy.spec is spec
     assert all(torch.equal(value, weights[name]) for name, value in policy.state_dict().items())
 
 
-def test_a_policy_for_another_task_is_refused() -> None:
-    examiner = TwinExaminer(replace(TrialSettings(TASK, 1), task="pull_tissue"))
+def test_of_many_trials_a_fixed_part_is_imagined_again(monkeypatch: pytest.MonkeyPatch, world: Path) -> None:
+    judge = Lenient()
+    examiner = TwinExaminer(TrialSettings(TASK, 3, max_duration_s=0.3), lambda: (judge, load_world(world, steps=1)))
+    monkeypatch.setattr("prophrl_nodes.studies.twin_examiner.MOST_REPLAYS", 2)
+    look = examiner(untrained_policy(TASK), 0)
+    assert look.judge is not None and look.outcome is not None and MOST_REPLAYS > 2
+    assert (look.judge.judged, look.outcome.judged) == (3, 2)
+
+
+def test_a_policy_for_another_task_is_refused(world: Path) -> None:
+    examiner = TwinExaminer(TrialSettings("pull_tissue", 1), lambda: (Lenient(), load_world(world)))
     with pytest.raises(StudyError, match="the policy was not trained on 'pull a tissue out of the box'"):
         examiner.check(untrained_policy(TASK).spec)

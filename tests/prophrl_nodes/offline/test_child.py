@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
-from prophrl_nodes.offline.child import ChildFailed, ChildStopped, run_child
+from prophrl_nodes.offline.child import STAGE_STOP_TIMEOUT_S, STOP_TIMEOUT_S, ChildFailed, ChildStopped, run_child
 from prophrl_nodes.offline.progress import ProgressFile, read_progress
 
 COUNTS = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('worked')"
@@ -18,6 +19,20 @@ try:
     time.sleep(100)
 except KeyboardInterrupt:
     pathlib.Path(sys.argv[1], 'saved').touch()
+"""
+
+STUBBORN = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+folder = pathlib.Path(sys.argv[1])
+(folder / 'writing').write_text(str(os.getpid()))
+(folder / 'writing').rename(folder / 'pid')
+time.sleep(100)
+"""
+FLOW = """
+import pathlib
+from prophrl_nodes.offline.child import run_child
+run_child({stage!r}, pathlib.Path({log!r}), lambda: None, stop_timeout_s=0.5)
 """
 
 
@@ -39,6 +54,17 @@ def test_a_child_that_is_stopped_has_the_time_to_save(tmp_path: Path) -> None:
         command = [sys.executable, "-c", SAVES_WHEN_INTERRUPTED, str(tmp_path)]
         run_child(command, tmp_path / "log", lambda: None, began.is_file)
     assert (tmp_path / "saved").is_file()
+
+
+def test_a_stubborn_grandchild_does_not_outlive_its_flow(tmp_path: Path) -> None:
+    stage = [sys.executable, "-c", STUBBORN, str(tmp_path)]
+    flow = FLOW.format(stage=stage, log=str(tmp_path / "stage.log"))
+    pid = tmp_path / "pid"
+    with pytest.raises(ChildStopped):
+        run_child([sys.executable, "-c", flow], tmp_path / "log", lambda: None, pid.is_file, stop_timeout_s=30.0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    assert STAGE_STOP_TIMEOUT_S < STOP_TIMEOUT_S
 
 
 def test_progress_is_read_as_it_was_said_and_repetition_is_no_news(tmp_path: Path) -> None:

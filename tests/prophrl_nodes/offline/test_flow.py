@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prophrl_nodes.offline.flow import Flow, failed_gates, outcome
-from prophrl_nodes.offline.plan import OfflinePlan
+from prophrl_nodes.cli import rl
+from prophrl_nodes.offline.child import ChildFailed
+from prophrl_nodes.offline.flow import Flow, outcome, sentences
+from prophrl_nodes.offline.plan import OfflinePlan, PlanError
 from prophrl_nodes.offline.result import FlowResult, is_finished, read_result, write_result
-from prophrl_nodes.offline.stages import Folders, dataset_stage, judge_of, last_step, world_stage
+from prophrl_nodes.offline.stages import (
+    CHECK_ANSWERS,
+    Folders,
+    Stage,
+    check_stage,
+    dataset_stage,
+    judge_of,
+    judge_stage,
+    last_step,
+    read_findings,
+    reinforce_stage,
+    world_stage,
+)
+
+from prophrl_models.data.build import build_dataset
+from tests.helpers.recording import record
 
 
 def finding(gate: str, status: str) -> dict[str, Any]:
@@ -24,11 +44,58 @@ def checkpoint(folder: Path, step: int, success: list[float]) -> Path:
     return folder
 
 
+def flow_of(folder: Path) -> Flow:
+    for name in ("bags", "policy"):
+        (folder / name).mkdir(parents=True)
+    return Flow(OfflinePlan((str(folder / "bags"),), str(folder / "policy")), folder / "out")
+
+
+def check_that(at: Folders, prints: str, code: int) -> Stage:
+    """A check as its stage sees it: a process that prints and ends."""
+    script = f"print({prints!r}); raise SystemExit({code})"
+    return Stage("check", "checks", [sys.executable, "-c", script], lambda: False, tolerated=CHECK_ANSWERS)
+
+
 def test_only_failed_gates_speak_against_a_run(tmp_path: Path) -> None:
     findings = [finding("noise", "pass"), finding("judge", "fail"), finding("world", "not enough")]
     said = json.dumps({"passed": False, "failed": True, "findings": findings}, indent=1)
-    (tmp_path / "check.json").write_text(f"a library warns\n{said}\nand says good-bye {{}}\n")
-    assert failed_gates(tmp_path / "check.json") == ["judge: judge is fail change it"]
+    (tmp_path / "check.json").write_text(f"a library warns {{of something}}\n{{}} 100%{said}\nand says good-bye {{}}\n")
+    assert read_findings(tmp_path / "check.json") == findings
+    assert sentences(findings, "fail") == ["judge: judge is fail change it"]
+    assert sentences(findings, "not enough") == ["world: world is not enough change it"]
+
+
+@pytest.mark.parametrize("code", [0, 3, 4])
+def test_an_answer_of_the_check_is_kept_and_not_asked_for_again(tmp_path: Path, code: int) -> None:
+    flow, said = flow_of(tmp_path), [finding("judge", "fail")]
+    (tmp_path / "out").mkdir()
+    answer = json.dumps({"findings": said}, indent=2)
+    assert flow._checked(check_that(flow.at, f"loading\n{answer}", code)) == said
+    assert json.loads(flow.at.check.read_text()) == {"findings": said}
+    assert flow._checked(check_that(flow.at, "error: must not be run again", 1)) == said
+
+
+def test_a_check_that_crashes_is_a_failure_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    flow = flow_of(tmp_path)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ChildFailed, match=r"ended with 1: error: no such judge \{x\}"):
+        flow._checked(check_that(flow.at, "error: no such judge {x}", 1))
+    with pytest.raises(ChildFailed, match="its answer holds no findings"):
+        flow._checked(check_that(flow.at, "cut off", 3))
+    assert not flow.at.check.exists()
+    flow.at.check.write_text("error: what an older flow kept as an answer\n")
+    said = [finding("judge", "pass")]
+    assert flow._checked(check_that(flow.at, json.dumps({"findings": said}), 0)) == said
+
+
+def test_bags_without_any_outcome_are_refused_before_hours_of_work(tmp_path: Path) -> None:
+    flow = flow_of(tmp_path)
+    for name in "ab":
+        replace(record(0.6, width=64, height=48), episode_id=name, outcome="unknown").write(tmp_path / "bags")
+    dataset = tmp_path / "dataset"
+    build_dataset([tmp_path / "bags"], dataset, outcomes=("success", "failure", "unknown"), progress=False)
+    with pytest.raises(PlanError, match=r"marked success or failure \(2 unknown\)"):
+        flow._look_at([dataset])
 
 
 def test_a_better_checkpoint_is_accepted_with_both_numbers(tmp_path: Path) -> None:
@@ -41,6 +108,18 @@ def test_a_better_checkpoint_is_accepted_with_both_numbers(tmp_path: Path) -> No
 def test_no_gain_is_not_accepted(tmp_path: Path, step: int, success: list[float]) -> None:
     result = outcome(checkpoint(tmp_path / "policy", step, success))
     assert not result.accepted and "no step was better than the start" in result.message
+
+
+def test_the_reason_of_a_stop_is_told_and_the_promise_is_that_of_the_delivered_step(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "policy", 5, [0.25, 0.5, 0.9])
+    record = json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps({**record, "stopped": "the two have parted"}))
+    result = outcome(folder)
+    assert result.accepted and result.imagined_after == 0.5 and result.stopped == "the two have parted"
+    assert result.message.endswith("at step 5: " + str(folder) + "; stopped early: the two have parted")
+    flow = flow_of(tmp_path / "flow")
+    flow.at.root.mkdir()
+    assert flow._ended(result) == result == read_result(flow.at.root)
 
 
 def test_results_come_back_from_disk(tmp_path: Path) -> None:
@@ -76,3 +155,54 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     words = world_stage(plan, at, [at.dataset]).command[3:]
     assert " ".join(words[4:]) == f"--seed 3 --preset small_adapt --init {tmp_path / 'world'} --steps 50"
     assert judge_of(plan, at) == f"classifier:{at.judge / 'classifier'}"
+
+
+def test_the_audit_of_a_plan_reaches_the_reinforcement(tmp_path: Path) -> None:
+    for name in ("bags", "policy", "other"):
+        (tmp_path / name).mkdir()
+    at = Folders(tmp_path / "out")
+    plan = OfflinePlan((str(tmp_path / "bags"),), str(tmp_path / "policy"))
+    for audit, words in (
+        ("none", ""),
+        ("twin", " --audit-twin place_cube"),
+        (str(tmp_path / "other"), f" --second-judge classifier:{tmp_path / 'other'}"),
+    ):
+        plan = replace(plan, audit=audit)
+        stage = reinforce_stage(plan, at, [at.dataset], judge_of(plan, at), ["put it there"], "place_cube")
+        assert " ".join(stage.command).endswith(f"--seed 0 --task put it there{words}")
+        parser = argparse.ArgumentParser()
+        rl.register(parser)
+        understood = parser.parse_args(stage.command[4:])
+        assert (understood.audit_twin, understood.second_judge) == (
+            "place_cube" if audit == "twin" else None, words.split()[-1] if "judge" in words else None
+        )  # fmt: skip
+
+
+def test_a_task_that_the_twin_lacks_is_refused_before_the_world_is_trained(tmp_path: Path) -> None:
+    flow = flow_of(tmp_path)
+    replace(record(0.6, width=64, height=48), task="fold_towel", outcome="success").write(tmp_path / "bags")
+    build_dataset([tmp_path / "bags"], tmp_path / "dataset", progress=False)
+    assert flow._look_at([tmp_path / "dataset"])[0] == "fold_towel"
+    flow.plan = replace(flow.plan, audit="twin")
+    with pytest.raises(
+        PlanError, match=r"the digital twin has no task 'fold_towel' to audit with, it has .*place_cube"
+    ):
+        flow._look_at([tmp_path / "dataset"])
+
+
+def test_every_stage_that_computes_is_given_the_threads(tmp_path: Path) -> None:
+    for name in ("bags", "policy"):
+        (tmp_path / name).mkdir()
+    at, data = Folders(tmp_path / "out"), [tmp_path / "data"]
+    plan = OfflinePlan((str(tmp_path / "bags"),), str(tmp_path / "policy"), threads=3)
+    for threads, words in ((3, "--threads 3"), (0, None)):
+        plan = replace(plan, threads=threads)
+        stages = (
+            world_stage(plan, at, data),
+            judge_stage(plan, at, data),
+            check_stage(plan, at, data, judge_of(plan, at), ["put it there"]),
+            reinforce_stage(plan, at, data, judge_of(plan, at), ["put it there"], "place_cube"),
+        )
+        for stage in stages:
+            said = " ".join(stage.command)
+            assert (words in said) if words else ("--threads" not in said), stage.name

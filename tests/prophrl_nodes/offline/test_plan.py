@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,54 @@ def test_what_does_not_exist_is_refused_by_name(plan: OfflinePlan) -> None:
         dataclasses.replace(plan, bags=())
     with pytest.raises(PlanError, match="steps cannot be negative, got -1"):
         dataclasses.replace(plan, steps=-1)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "local"])
+def test_a_judge_is_named_as_in_prophrl_rl_and_its_folder_becomes_absolute(
+    plan: OfflinePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "judge").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert dataclasses.replace(plan, judge=f"{kind}:judge").judge == f"{kind}:{tmp_path / 'judge'}"
+    assert dataclasses.replace(plan, judge="judge").judge == f"classifier:{tmp_path / 'judge'}"
+    server = "server:http://127.0.0.1:8000/v1,some/model"
+    assert dataclasses.replace(plan, judge=server).judge == server
+    with pytest.raises(PlanError, match=f"not found: {kind}:{tmp_path / 'nowhere'} .no such folder"):
+        dataclasses.replace(plan, judge=f"{kind}:nowhere")
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"), [("oracle:x", "classifier:FOLDER"), ("server:http://host/v1", "a server's judge needs a model")]
+)
+def test_a_judge_that_cannot_be_understood_is_refused_at_the_door(plan: OfflinePlan, judge: str, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        dataclasses.replace(plan, judge=judge)
+
+
+def test_an_audit_is_none_the_twin_or_a_second_judge(plan: OfflinePlan, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert dataclasses.replace(plan, audit="none").audit == ""
+    assert dataclasses.replace(plan, audit="twin").audit == "twin"
+    other = f"classifier:{tmp_path / 'other'}"
+    assert dataclasses.replace(plan, audit=other).audit == other
+    with pytest.raises(PlanError, match=r"an audit is none, twin or a second judge: .*classifier:FOLDER"):
+        dataclasses.replace(plan, audit="oracle:x")
+    with pytest.raises(PlanError, match=r"not found: classifier:.*nowhere .no such folder"):
+        dataclasses.replace(plan, audit="nowhere")
+    with pytest.raises(PlanError, match="the digital twin has no task 'fold_towel' to audit with"):
+        dataclasses.replace(plan, audit="twin", task="fold_towel")
+
+
+def test_a_plan_from_before_judges_had_kinds_is_still_the_same_plan(plan: OfflinePlan, tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    plan = dataclasses.replace(plan, judge=f"classifier:{tmp_path / 'judge'}")
+    plan.settle(tmp_path / "out")
+    file = tmp_path / "out" / "plan.json"
+    older = {**json.loads(file.read_text()), "judge": str(tmp_path / "judge")}
+    del older["audit"]
+    file.write_text(json.dumps(older))
+    plan.settle(tmp_path / "out")
+    assert read_plan(tmp_path / "out") == plan
 
 
 def test_a_plan_comes_back_from_its_folder(plan: OfflinePlan, tmp_path: Path) -> None:

@@ -98,11 +98,12 @@ def test_a_round_works_on_what_the_last_one_made(home: Path) -> None:
 
 def test_a_judge_that_was_given_serves_all_rounds(home: Path, tmp_path: Path) -> None:
     policy = str(home / "round1" / "rl" / "policy")
-    given = OfflinePlan((str(home / "bags"),), policy, judge="http://host/v1,model")
+    given = OfflinePlan((str(home / "bags"),), policy, judge="server:http://host/v1,model")
     plan = OfflinePlan((str(home / "trials"),), after=str(finished(tmp_path / "round1", home / "bags", plan=given)))
     rounds = earlier_rounds(plan)
-    assert work_of(plan, rounds, NewBags(plan.bags)).judge == "http://host/v1,model"
-    assert work_of(replace(plan, judge="other"), rounds, NewBags(plan.bags)).judge == "other"
+    assert work_of(plan, rounds, NewBags(plan.bags)).judge == "server:http://host/v1,model"
+    other = "server:http://host/v1,other"
+    assert work_of(replace(plan, judge=other), rounds, NewBags(plan.bags)).judge == other
 
 
 def test_new_bags_weigh_as_much_as_all_others_within_limits() -> None:

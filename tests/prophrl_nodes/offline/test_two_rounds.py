@@ -76,11 +76,15 @@ def test_the_second_round_continues_the_first(tmp_path: Path) -> None:
     )
     (tmp_path / "world.yaml").write_text(WORLD)
     plan = OfflinePlan(
-        (str(bags),), str(policy), str(world), judge=str(judge), preset="tiny",
+        (str(bags),), str(policy), str(world), judge=str(judge), audit=f"classifier:{judge}", preset="tiny",
         world_preset=str(tmp_path / "world.yaml"), gates=False, threads=1,
     )  # fmt: skip
     first = run(plan, tmp_path / "round1")
     assert first.round == 1 and Path(first.checkpoint).is_dir() and not first.earlier
+    findings = json.loads((tmp_path / "round1" / "check.json").read_text())["findings"]
+    assert "judge recall" in [finding["gate"] for finding in findings]
+    looks = json.loads((Path(first.checkpoint) / "provenance.json").read_text())["evaluations"]
+    assert all(look["audited"] == look["success"] for look in looks)  # the second judge is the first one once more
 
     trials = record_bags(tmp_path / "trials", "pqr", calibration, trial=True)
     following = replace(

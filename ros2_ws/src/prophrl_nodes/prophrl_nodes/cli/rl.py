@@ -147,7 +147,7 @@ def _examiner(options: argparse.Namespace, settings: Any) -> Any:
     from prophrl_models.training.checkpoint import read_checkpoint
     from prophrl_nodes.cli.tasks import check_tasks
     from prophrl_nodes.studies.fast_trials import TrialSettings
-    from prophrl_nodes.studies.twin_examiner import TwinExaminer
+    from prophrl_nodes.studies.twin_examiner import TwinExaminer, open_parts
 
     check_tasks([options.audit_twin])
     if options.second_judge:
@@ -160,7 +160,8 @@ def _examiner(options: argparse.Namespace, settings: Any) -> Any:
         )
     if options.audit_trials < 1:
         raise UsageError(f"an audit needs at least one trial, got {options.audit_trials}")
-    examiner = TwinExaminer(TrialSettings(options.audit_twin, options.audit_trials, options.audit_execute))
+    trials = TrialSettings(options.audit_twin, options.audit_trials, options.audit_execute)
+    examiner = TwinExaminer(trials, lambda: open_parts(_opened(options), settings))
     examiner.check(read_checkpoint(options.policy).spec)
     print(
         f"audit: {options.audit_trials} trials of {options.audit_twin} on the digital twin every {watch.audit_every} "

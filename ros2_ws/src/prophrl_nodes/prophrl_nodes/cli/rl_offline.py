@@ -36,7 +36,16 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", default="", help="which task to reinforce (default: the only one in the bags)")
     parser.add_argument(
-        "--judge", default="", help="classifier folder, or ADDRESS,MODEL of a server (default: train one)"
+        "--judge",
+        default="",
+        help="classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL, as in prophrl rl run (default: train one)",
+    )
+    parser.add_argument(
+        "--audit",
+        default="none",
+        metavar="WHAT",
+        help="what imagined success is held against: twin (trials on the digital twin; for bags of the twin only), a "
+        "second judge KIND:PLACE, or none (default: none)",
     )
     parser.add_argument("--preset", default="small", help="reinforcement settings by name or file (default: small)")
     parser.add_argument("--world-preset", default="small_adapt", help="of the adaptation (default: small_adapt)")
@@ -78,7 +87,8 @@ def run(options: argparse.Namespace) -> int:
         policy=str(policy.resolve()) if policy else "",
         world=str(options.world.resolve()) if options.world else "",
         task=options.task,
-        judge=options.judge if not options.judge or "://" in options.judge else str(Path(options.judge).resolve()),
+        judge=options.judge,
+        audit=options.audit,
         preset=settings_argument(options.preset),
         world_preset=settings_argument(options.world_preset),
         steps=options.steps,

@@ -33,7 +33,14 @@ PARAMETERS = (
         "after", "", "folder of a finished run that is continued with new bags; its policy and world are used"
     ),
     ParameterSpec("task", "", "which task to reinforce; empty: the only one the bags hold"),
-    ParameterSpec("judge", "", "classifier, or URL of an OpenAI-compatible server; empty: trained on the bags"),
+    ParameterSpec(
+        "judge",
+        "",
+        "classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL; empty: one is trained on the bags",
+    ),
+    ParameterSpec(
+        "audit", "none", "what imagined success is held against: twin (bags of the twin only), a second judge, or none"
+    ),
     ParameterSpec("preset", "small", "reinforcement settings, by name or file"),
     ParameterSpec("world_preset", "small_adapt", "settings of the world model's adaptation, by name or file"),
     ParameterSpec("steps", 0, "reinforcement steps; 0: as the preset says", 0, 1_000_000),
@@ -53,7 +60,8 @@ class OfflineRlNode(ProphNode):
 
     def setup(self) -> None:
         """Offer the action."""
-        self._busy = threading.Lock()
+        self._place = threading.Lock()  # of the one run, from the moment it is accepted
+        self._busy = threading.Lock()  # while it works: what halting waits for
         self._stopping = threading.Event()
         self._progress = FlowProgress("waiting")
         self._last = ""
@@ -90,7 +98,7 @@ class OfflineRlNode(ProphNode):
     # ---- the action
 
     def _accept_goal(self, goal: ReinforceOffline.Goal) -> GoalResponse:
-        if not self.active or self._busy.locked():
+        if not (self.active and self._place.acquire(blocking=False)):
             self.get_logger().error("goal rejected: the node is inactive, or busy with another run")
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
@@ -104,7 +112,13 @@ class OfflineRlNode(ProphNode):
                 )
             )  # fmt: skip
 
-        result = await self.in_thread(lambda: self._reinforce(handle.request, feedback, handle))
+        def work() -> FlowResult:
+            try:
+                return self._reinforce(handle.request, feedback, handle)
+            finally:
+                self._place.release()
+
+        result = await self.in_thread(work)
         if handle.is_cancel_requested:
             handle.canceled()
         else:
@@ -113,7 +127,8 @@ class OfflineRlNode(ProphNode):
 
     def _run_once(self) -> None:
         try:
-            result = self._reinforce(ReinforceOffline.Goal(), lambda progress: None, None)
+            with self._place:
+                result = self._reinforce(ReinforceOffline.Goal(), lambda progress: None, None)
         except Exception as error:
             self.fail(error)
             return
@@ -162,13 +177,13 @@ class OfflineRlNode(ProphNode):
             PlanError: not enough to begin with.
         """
         bags = goal.bags or self.value("bags")
-        judge = goal.judge or self.value("judge")
         return OfflinePlan(
             bags=tuple(_absolute(path) for path in bags.split(":") if path),
             policy=_absolute(goal.policy or self.value("policy")),
             world=_absolute(goal.world or self.value("world")),
             task=goal.task or self.value("task"),
-            judge=judge if "://" in judge else _absolute(judge),
+            judge=goal.judge or self.value("judge"),
+            audit=self.value("audit"),
             preset=settings_argument(goal.preset or self.value("preset")),
             world_preset=settings_argument(self.value("world_preset")),
             steps=goal.steps or self.value("steps"),

@@ -12,6 +12,9 @@ from prophrl_nodes.processes import heed_interrupts, stopped_in_order
 
 POLL_S = 0.5
 STOP_TIMEOUT_S = 60.0
+"""What a flow is given to save before it is killed."""
+STAGE_STOP_TIMEOUT_S = 45.0
+"""What the flow gives its stage: shorter, or the flow would be killed while it waits, and leave the stage running."""
 TAIL_LINES = 12
 
 
@@ -28,9 +31,17 @@ class ChildStopped(RuntimeError):
 
 
 def run_child(
-    command: list[str], log_path: Path, watch: Callable[[], None], should_stop: Callable[[], bool] = lambda: False
+    command: list[str],
+    log_path: Path,
+    watch: Callable[[], None],
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    stop_timeout_s: float = STOP_TIMEOUT_S,
 ) -> None:
     """Run a command to its end; ``watch`` is called twice a second and once after the end.
+
+    Args:
+        stop_timeout_s: what the child is given after an interrupt before it is killed.
 
     Raises:
         ChildFailed: it ended with an error.
@@ -42,7 +53,7 @@ def run_child(
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
             preexec_fn=heed_interrupts, env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
-        with stopped_in_order(process, STOP_TIMEOUT_S):
+        with stopped_in_order(process, stop_timeout_s):
             while process.poll() is None:
                 if should_stop():
                     raise ChildStopped("stopped on request; the same run goes on where it stopped")

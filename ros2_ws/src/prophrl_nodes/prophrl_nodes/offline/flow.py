@@ -13,14 +13,17 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from prophrl_nodes.offline.child import ChildFailed, run_child
-from prophrl_nodes.offline.plan import OfflinePlan, PlanError, read_plan
+from prophrl_models.data.files import write_json
+from prophrl_nodes.offline.child import STAGE_STOP_TIMEOUT_S, ChildFailed, run_child
+from prophrl_nodes.offline.plan import TWIN, OfflinePlan, PlanError, check_twin_task, read_plan
 from prophrl_nodes.offline.progress import FlowProgress, ProgressFile
-from prophrl_nodes.offline.reality import compare, sentence
-from prophrl_nodes.offline.result import OUTCOME, FlowResult, is_finished, read_result, write_result
+from prophrl_nodes.offline.reality import compare, promise, sentence
+from prophrl_nodes.offline.result import OWN, FlowResult, is_finished, read_result, write_result
 from prophrl_nodes.offline.rounds import NewBags, Round, earlier_rounds, new_bags, weights_of, work_of
 from prophrl_nodes.offline.stages import (
     Folders,
@@ -29,6 +32,7 @@ from prophrl_nodes.offline.stages import (
     dataset_stage,
     judge_of,
     judge_stage,
+    read_findings,
     reinforce_stage,
     world_stage,
 )
@@ -67,7 +71,7 @@ class Flow:
         self._chain = chain_of(rounds, bags)
         self._do(dataset_stage(work, self.at))
         datasets = [*(entry.at.dataset for entry in rounds), self.at.dataset]
-        instructions, steps = self._look_at(datasets)
+        task, instructions, steps = self._look_at(datasets)
         if rounds:
             self._say("dataset", 0, about(rounds[-1], self._chain))
         self._do(world_stage(work, self.at, datasets, weights_of(steps) if rounds else ()))
@@ -75,13 +79,14 @@ class Flow:
             self._do(judge_stage(work, self.at, datasets))
         judge = judge_of(work, self.at)
         check = check_stage(work, self.at, datasets, judge, instructions)
-        if not check.is_done():
-            self._do(check)
-            self.at.check.write_text(self._log(check).read_text(encoding="utf-8"), encoding="utf-8")
-        failed = failed_gates(self.at.check)
+        findings = self._checked(check)
+        failed = sentences(findings, "fail")
         if failed and self.plan.gates:
             return self._ended(FlowResult(False, f"the check says no: {'; '.join(failed)}"))
-        self._do(reinforce_stage(work, self.at, datasets, judge, instructions))
+        undecided = sentences(findings, "not enough")
+        if undecided:
+            self._say("check", 0, f"going on, though the check could not tell: {'; '.join(undecided)}")
+        self._do(reinforce_stage(work, self.at, datasets, judge, instructions, task))
         return self._ended(outcome(self.at.policy))
 
     def _do(self, stage: Stage) -> None:
@@ -95,27 +100,53 @@ class Flow:
         log = self._log(stage)
         log.unlink(missing_ok=True)  # of an earlier try; the stage's own files go on
         try:
-            run_child(list(stage.command), log, watch)
+            run_child(list(stage.command), log, watch, stop_timeout_s=STAGE_STOP_TIMEOUT_S)
         except ChildFailed as failure:
             if failure.code not in stage.tolerated:
                 self._say("failed", 0, f"{stage.name}: {failure}")
                 raise
 
-    def _look_at(self, datasets: Sequence[Path]) -> tuple[list[str], list[int]]:
-        """(instructions of the task that is to be reinforced, steps of each dataset)"""
+    def _checked(self, check: Stage) -> list[dict[str, Any]]:
+        """The findings of the check; kept as soon as they are known to be such, and only then."""
+        found = read_findings(self.at.check)
+        if found is None:
+            self._do(check)
+            log = self._log(check)
+            found = read_findings(log)
+            if found is None:
+                failure = ChildFailed(f"its answer holds no findings; see {log}, then give the command again", 0)
+                self._say("failed", 0, f"{check.name}: {failure}")
+                raise failure
+            write_json(self.at.check, {"findings": found})
+        return found
+
+    def _look_at(self, datasets: Sequence[Path]) -> tuple[str, list[str], list[int]]:
+        """(the task that is to be reinforced, its instructions, steps of each dataset)"""
         from prophrl_models.data.dataset import Dataset
+        from prophrl_models.rl.replays import KNOWN_OUTCOMES
 
         tables = [Dataset(folder).table for folder in datasets]
         rows = [row for table in tables for row in table]
         tasks = sorted({row.task for row in rows})
         if not self.plan.task and len(tasks) != 1:
             raise PlanError(f"the bags hold several tasks ({', '.join(tasks)}); say which one is to be reinforced")
-        return sorted({row.instruction for row in rows}), [sum(row.steps for row in table) for table in tables]
+        if not any(row.outcome in KNOWN_OUTCOMES and row.valid_steps == row.steps for row in rows):
+            said = ", ".join(
+                f"{count} {outcome}" for outcome, count in sorted(Counter(row.outcome for row in rows).items())
+            )
+            raise PlanError(
+                f"no gapless episode of the bags is marked success or failure ({said}): neither a judge nor the check "
+                "could be told what is true; record episodes with an outcome, or write it into the bags' episode.json"
+            )
+        if self.plan.audit == TWIN:
+            check_twin_task(tasks[0])
+        steps = [sum(row.steps for row in table) for table in tables]
+        return tasks[0], sorted({row.instruction for row in rows}), steps
 
     def _ended(self, result: FlowResult) -> FlowResult:
         """The result, with what is to be said of the rounds, kept."""
         chain = self._chain
-        result = dataclasses.replace(chain, **{name: getattr(result, name) for name in OUTCOME})
+        result = dataclasses.replace(chain, **{name: getattr(result, name) for name in OWN})
         if chain.round > 1:
             said = sentence(chain.round - 1, chain.reality)
             result = dataclasses.replace(result, message=f"round {chain.round}: {result.message}; {said}")
@@ -174,28 +205,26 @@ def about(last: Round, chain: FlowResult) -> str:
     return "; ".join([*said, sentence(last.number, chain.reality)])
 
 
-def failed_gates(file: Path) -> list[str]:
-    """What the check found wrong, one sentence a gate; empty when it passed, or had too little to tell."""
-    text = file.read_text(encoding="utf-8")
-    said, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])  # libraries may have written around it
-    findings = said["findings"]
-    return [f"{f['gate']}: {f['message']} {f['advice']}".strip() for f in findings if f["status"] == "fail"]
+def sentences(findings: Sequence[Mapping[str, Any]], status: str) -> list[str]:
+    """What the check says of the gates with this status ("pass", "fail", "not enough"), one sentence a gate."""
+    return [f"{f['gate']}: {f['message']} {f['advice']}".strip() for f in findings if f["status"] == status]
 
 
 def outcome(checkpoint: Path) -> FlowResult:
-    """The result of a finished reinforcement, from its best checkpoint's own record."""
+    """The result of a finished reinforcement, from the own record of the checkpoint that it delivers."""
     record = json.loads((checkpoint / "provenance.json").read_text(encoding="utf-8"))
-    evaluations = record.get("evaluations", [])
-    if not evaluations:
-        return FlowResult(
-            True, f"trained {record['step']} steps, without evaluations on held-out starts", str(checkpoint)
-        )
-    before = evaluations[0]["success"]
-    after = max(entry["success"] for entry in evaluations)
+    stopped, promised = record.get("stopped", ""), promise(record)
+    why = f"; stopped early: {stopped}" if stopped else ""
+    if promised is None:
+        what = f"trained {record['step']} steps, without evaluations on held-out starts{why}"
+        return FlowResult(True, what, str(checkpoint), stopped=stopped)
+    before, after = record["evaluations"][0]["success"], promised["success"]
     numbers = f"imagined success on held-out starts {before:.0%} before, {after:.0%} after"
-    if record["step"] == 0 or after <= before:
-        return FlowResult(False, f"no step was better than the start ({numbers})", str(checkpoint), before, after)
-    return FlowResult(True, f"{numbers}, at step {record['step']}: {checkpoint}", str(checkpoint), before, after)
+    better = record["step"] > 0 and after > before
+    what = f"{numbers}, at step {record['step']}: {checkpoint}"
+    if not better:
+        what = f"no step was better than the start ({numbers})"
+    return FlowResult(better, what + why, str(checkpoint), before, after, stopped=stopped)
 
 
 def main() -> int:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from prophrl_models.data.files import write_json
+from prophrl_models.reward.factory import KINDS
 
 PLAN_FILE = "plan.json"
 MAY_CHANGE = ("threads", "gates")
 """Between two runs in one folder."""
+TWIN = "twin"
+"""An audit by trials on the digital twin."""
 
 
 class PlanError(ValueError):
@@ -27,8 +30,11 @@ class OfflinePlan:
         policy: checkpoint to start from; empty with ``after``.
         world: Prophet checkpoint to adapt; empty: one is trained from nothing, which takes hours on a CPU.
         task: which task to reinforce; empty: the only one the bags hold.
-        judge: folder of a classifier, or URL of an OpenAI-compatible server; empty: a classifier is trained.
+        judge: as ``prophrl rl`` takes it, ``classifier:FOLDER``, ``local:FOLDER`` or ``server:ADDRESS,MODEL``, with
+            options after it; a bare folder is taken as a classifier's. Empty: a classifier is trained.
         after: folder of a finished flow that this one continues with new bags (see ``rounds``); empty: a first round.
+        audit: what imagined success is held against while the policy is trained: "twin", trials on the digital twin
+            (bags of the twin only); a second judge, given as ``judge`` is; empty or "none": nothing.
         preset: reinforcement settings, by name or file.
         world_preset: settings of the adaptation, by name or file.
         steps: reinforcement steps; 0: as the preset says.
@@ -43,6 +49,7 @@ class OfflinePlan:
     world: str = ""
     task: str = ""
     judge: str = ""
+    audit: str = ""
     preset: str = "small"
     world_preset: str = "small_adapt"
     steps: int = 0
@@ -53,6 +60,8 @@ class OfflinePlan:
     after: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "judge", judge_argument(self.judge))
+        object.__setattr__(self, "audit", audit_argument(self.audit))
         if not self.bags:
             raise PlanError("no bags given; name bags, or folders of bags, recorded with prophrl launch collect")
         if self.after and (self.policy or self.world):
@@ -65,8 +74,12 @@ class OfflinePlan:
         missing = [path for path in named if not Path(path).exists()]
         if self.world and not Path(self.world).is_dir():
             missing.append(self.world)
+        judges = [self.judge] if self.audit == TWIN else [self.judge, self.audit]
+        missing += [f"{judge} (no such folder)" for judge in judges for f in judge_folder(judge) if not f.is_dir()]
         if missing:
             raise PlanError(f"not found: {', '.join(missing)}")
+        if self.audit == TWIN and self.task:
+            check_twin_task(self.task)
         for name in ("steps", "world_steps", "seed", "threads"):
             if getattr(self, name) < 0:
                 raise PlanError(f"{name} cannot be negative, got {getattr(self, name)}")
@@ -81,7 +94,9 @@ class OfflinePlan:
         file = folder / PLAN_FILE
         now: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if file.is_file():
-            then = {"after": "", **json.loads(file.read_text(encoding="utf-8"))}  # plans from before there were rounds
+            # Plans from before there were rounds or audits.
+            then = {"after": "", "audit": "", **json.loads(file.read_text(encoding="utf-8"))}
+            then["judge"] = judge_argument(then["judge"])  # once a bare folder or address
             names = [f.name for f in fields(self) if f.name not in MAY_CHANGE]
             changed = [name for name in names if then.get(name) != now[name]]
             if changed:
@@ -93,6 +108,70 @@ class OfflinePlan:
 def settings_argument(text: str) -> str:
     """Settings by name as they are, a file's path absolute: a plan is continued from anywhere."""
     return str(Path(text).expanduser().resolve()) if is_settings_file(text) else text
+
+
+def judge_argument(text: str) -> str:
+    """A judge in the words of ``prophrl rl``, its folder absolute; a bare folder is a classifier's.
+
+    Raises:
+        PlanError: neither of the form KIND:PLACE nor a folder.
+    """
+    from prophrl_nodes.cli.rl import UsageError, parse_judge
+
+    if not text:
+        return ""
+    kind = text.partition(":")[0]
+    if kind not in KINDS and "://" in text:
+        text = f"server:{text}"  # as plans had it once
+    elif kind not in KINDS and (":" not in text or Path(text).is_dir()):
+        text = f"classifier:{text}"
+    try:
+        settings = parse_judge(text)
+    except UsageError as error:
+        raise PlanError(str(error)) from error
+    if settings.kind == "server":
+        return text
+    options = text.removeprefix(f"{settings.kind}:{settings.place}")
+    return f"{settings.kind}:{Path(settings.place).expanduser().resolve()}{options}"
+
+
+def audit_argument(text: str) -> str:
+    """An audit: empty for none, ``TWIN``, or a second judge as ``judge_argument`` gives it.
+
+    Raises:
+        PlanError: none of these.
+    """
+    if text in ("", "none"):
+        return ""
+    if text == TWIN:
+        return TWIN
+    try:
+        return judge_argument(text)
+    except PlanError as error:
+        raise PlanError(f"an audit is none, {TWIN} or a second judge: {error}") from error
+
+
+def check_twin_task(task: str) -> None:
+    """That the digital twin has a task.
+
+    Raises:
+        PlanError: it has not.
+    """
+    from robot_bridge.twin.tasks import TASK_IDS
+
+    if task not in TASK_IDS:
+        raise PlanError(
+            f"the digital twin has no task {task!r} to audit with, it has {', '.join(TASK_IDS)}; give a second judge, "
+            "or none"
+        )
+
+
+def judge_folder(judge: str) -> tuple[Path, ...]:
+    """The folder of a judge that has one, as a tuple of one or none."""
+    from prophrl_nodes.cli.rl import parse_judge
+
+    settings = parse_judge(judge) if judge else None
+    return () if settings is None or settings.kind == "server" else (Path(settings.place),)
 
 
 def is_settings_file(text: str) -> bool:

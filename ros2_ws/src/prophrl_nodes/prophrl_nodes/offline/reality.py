@@ -8,7 +8,7 @@ Trials on other placements than the held-out starts measure something slightly d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,7 @@ def compare(policy: Path, trials: Mapping[str, tuple[int, int]]) -> dict[str, An
 
     if not trials:
         return {}
-    evaluations = json.loads((policy / "provenance.json").read_text(encoding="utf-8")).get("evaluations", [])
-    best = max(evaluations, key=lambda entry: entry["success"], default=None)
+    best = promise(json.loads((policy / "provenance.json").read_text(encoding="utf-8")))
     rollouts = None if best is None else round(best["rollouts"])
     found: dict[str, Any] = {"promised": best and best["success"], "rollouts": rollouts, "trials": {}}
     for label, (successes, count) in sorted(trials.items()):
@@ -47,6 +46,16 @@ def compare(policy: Path, trials: Mapping[str, tuple[int, int]]) -> dict[str, An
             row |= {"difference_low": between.low, "difference_high": between.high}
         found["trials"][label] = row
     return found
+
+
+def promise(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The evaluation of a checkpoint, by its provenance: that of its own step, not the best of all looks.
+
+    A run that was stopped may deliver a step before its best look. None without evaluations.
+    """
+    evaluations: Sequence[Mapping[str, Any]] = record.get("evaluations", ())
+    own = [entry for entry in evaluations if entry["step"] == record.get("step")]
+    return own[0] if own else max(evaluations, key=lambda entry: float(entry["success"]), default=None)
 
 
 def sentence(number: int, reality: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ from prophrl_models.data.files import write_json
 RESULT_FILE = "result.json"
 OUTCOME = ("accepted", "message", "checkpoint", "imagined_before", "imagined_after")
 """Fields of a result that do not speak of other rounds; those that the ROS action has."""
+OWN = (*OUTCOME, "stopped")
+"""All fields of a result that do not speak of other rounds."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class FlowResult:
         message: the result in one line, or why there is none and what to change.
         checkpoint: folder of the best policy; empty without one.
         imagined_before, imagined_after: success in imagination on held-out starts, 0..1.
+        stopped: why reinforcement ended before its last step; empty where it did not. The message has it, too.
         round: 1, or how many there were before it plus one.
         after: folder of the round before; empty in the first.
         known_bags: bags that earlier rounds had already and that were left out.
@@ -38,6 +41,7 @@ class FlowResult:
     checkpoint: str = ""
     imagined_before: float = 0.0
     imagined_after: float = 0.0
+    stopped: str = field(default="", kw_only=True)
     round: int = 1
     after: str = ""
     known_bags: int = 0

@@ -64,7 +64,7 @@ def begin(plan: OfflinePlan, folder: Path) -> None:
     """Check the rounds before and the bags, then settle the plan in its folder.
 
     Raises:
-        PlanError: see ``earlier_rounds``, ``new_bags``, ``check_split`` and ``OfflinePlan.settle``.
+        PlanError: see ``earlier_rounds``, ``new_bags``, ``work_of``, ``check_split`` and ``OfflinePlan.settle``.
     """
     if plan.after and Path(plan.after).resolve() == folder.resolve():
         raise PlanError(f"{folder} cannot continue itself; give the new round a folder of its own")
@@ -72,7 +72,7 @@ def begin(plan: OfflinePlan, folder: Path) -> None:
         rounds = earlier_rounds(plan)
         if rounds:
             check_split(plan, rounds[-1])
-            new_bags(plan, rounds)
+            work_of(plan, rounds, new_bags(plan, rounds))
     except PlanError:
         raise
     except ValueError as error:  # a damaged dataset, a preset that does not exist
@@ -198,7 +198,11 @@ def check_split(plan: OfflinePlan, last: Round) -> None:
 
 
 def work_of(plan: OfflinePlan, rounds: Sequence[Round], bags: NewBags) -> OfflinePlan:
-    """The plan as its stages carry it out: what comes from earlier rounds filled in."""
+    """The plan as its stages carry it out: what comes from earlier rounds filled in.
+
+    Raises:
+        PlanError: the judge that an earlier round was given is gone.
+    """
     last = rounds[-1]
     given = [entry.plan.get("judge", "") for entry in reversed(rounds)]
     return replace(

@@ -7,14 +7,18 @@ memory is free before the next one begins.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from prophrl_nodes.offline.plan import OfflinePlan, is_settings_file
+from prophrl_nodes.offline.plan import TWIN, OfflinePlan, is_settings_file
 
 LOG_FILE = "log.jsonl"
+CHECK_ANSWERS = (3, 4)
+"""Exit codes of ``prophrl rl check``: a gate failed, not enough evidence. Both print findings, as success does."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +114,18 @@ def check_stage(
 ) -> Stage:
     """Gates that say beforehand whether a run has a chance."""
     command = _prophrl("rl", "check", *datasets, *_parts(plan, at, judge, instructions), "--json")
-    return Stage(
-        "check", "has it a chance? noise, judge and world model are tested", command, at.check.is_file, tolerated=(1,)
-    )
+    what = "has it a chance? noise, judge and world model are tested"
+    return Stage("check", what, command, lambda: read_findings(at.check) is not None, tolerated=CHECK_ANSWERS)
 
 
 def reinforce_stage(
-    plan: OfflinePlan, at: Folders, datasets: Sequence[Path], judge: str, instructions: Sequence[str]
+    plan: OfflinePlan, at: Folders, datasets: Sequence[Path], judge: str, instructions: Sequence[str], task: str
 ) -> Stage:
-    """FA-GRPO with FlowScale in the adapted world."""
-    steps = ["--steps", plan.steps] if plan.steps else []
-    command = _prophrl("rl", "run", *datasets, at.reinforced, *_parts(plan, at, judge, instructions), *steps)
+    """FA-GRPO with FlowScale in the adapted world; ``task``: the one that ``instructions`` are of."""
+    more = ["--steps", plan.steps] if plan.steps else []
+    if plan.audit:
+        more += ["--audit-twin", task] if plan.audit == TWIN else ["--second-judge", plan.audit]
+    command = _prophrl("rl", "run", *datasets, at.reinforced, *_parts(plan, at, judge, instructions), *more)
     return Stage(
         "reinforce", "the policy is trained in imagination", command, lambda: False, lambda: last_step(at.reinforced)
     )
@@ -128,9 +133,24 @@ def reinforce_stage(
 
 def judge_of(plan: OfflinePlan, at: Folders) -> str:
     """The judge as ``prophrl rl`` takes it."""
-    if not plan.judge:
-        return f"classifier:{at.judge / 'classifier'}"
-    return f"server:{plan.judge}" if "://" in plan.judge else f"classifier:{plan.judge}"
+    return plan.judge or f"classifier:{at.judge / 'classifier'}"
+
+
+def read_findings(file: Path) -> list[dict[str, Any]] | None:
+    """What ``prophrl rl check --json`` found, from its output; None where there is none in it.
+
+    Libraries may have written around it.
+    """
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    for begin in re.finditer(r"\{", text):
+        try:
+            said, _ = json.JSONDecoder().raw_decode(text[begin.start() :])
+        except ValueError:
+            continue
+        if isinstance(said.get("findings"), list):
+            findings: list[dict[str, Any]] = said["findings"]
+            return findings
+    return None
 
 
 def last_step(folder: Path) -> int:
@@ -149,7 +169,7 @@ def last_step(folder: Path) -> int:
 def _parts(plan: OfflinePlan, at: Folders, judge: str, instructions: Sequence[str]) -> list[object]:
     tasks = [word for instruction in instructions for word in ("--task", instruction)]
     parts = ["--policy", plan.policy, "--world", at.refitted, "--judge", judge, *_settings(plan.preset)]
-    return [*parts, "--seed", plan.seed, *tasks]
+    return [*parts, "--seed", plan.seed, *_threads(plan), *tasks]
 
 
 def _settings(name: str) -> list[object]:
