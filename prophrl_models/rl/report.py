@@ -29,6 +29,9 @@ SHOWN_VIDEO_STEPS = 6
 CURVES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("Success", (("imagined_success", "imagined (SDE)"), ("held_out/success", "held out"),
                  ("held_out/audited", "audited"))),
+    ("Judge and world against the truth",
+     (("held_out/judge_recall", "judge: recall"), ("held_out/judge_precision", "judge: precision"),
+      ("held_out/outcome_agreement", "world: same outcome"), ("held_out/imagined_precision", "world: precision"))),
     ("Groups with mixed outcome", (("kept_fraction", "kept"),)),
     ("Surrogate", (("surrogate_first", "first step"), ("surrogate_last", "last step"))),
     ("Exact KL of an action number", (("kl_reference", "to the first policy"), ("kl_old", "to the last batch's"))),
