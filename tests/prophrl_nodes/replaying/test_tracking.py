@@ -120,6 +120,18 @@ def test_distances_to_a_path_ignore_timing_but_not_sideways_errors() -> None:
     assert path_distances(ahead, pausing) == pytest.approx(0.002)
 
 
+def test_a_line_that_is_passed_down_and_up_again_is_followed_both_times() -> None:
+    height = np.concatenate([np.linspace(0.3, 0.0, 120), np.zeros(50), np.linspace(0.0, 0.3, 120)])
+    aside = np.column_stack([np.linspace(0.0, 0.4, 150), np.zeros(150), np.full(150, 0.3)])
+    path = np.concatenate([np.column_stack([np.zeros((290, 2)), height]), aside])
+    noise = np.random.default_rng(0).normal(0.0, 2e-4, path.shape)
+    assert path_distances(path + noise, path).max() < 1.5e-3
+    wrong = path + noise
+    wrong[200:230, 1] += 0.02  # on the way up, where the way down was right
+    found = path_distances(wrong, path)
+    assert found[200:230] == pytest.approx(0.02, abs=1.5e-3) and np.delete(found, slice(200, 230)).max() < 1.5e-3
+
+
 def test_switches_need_to_go_well_beyond_the_middle() -> None:
     dithering = 0.5 + 0.05 * np.sin(np.arange(500))
     assert switches(dithering) == []

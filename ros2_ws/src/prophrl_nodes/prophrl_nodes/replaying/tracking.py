@@ -24,7 +24,8 @@ VELOCITY_SPAN_S = 0.1
 """Velocities are differences over this long: noise and encoder steps weigh little then, and both sides alike."""
 MOVING_RADPS = 0.01
 """A recording whose joints never move faster has no shape that could be found again."""
-PATH_STEP_M = 0.0003
+PATH_STEP_M = 0.001
+"""Corners of the replayed path are this far apart: arcs of a hand lose less than 0.01 mm by it."""
 SWITCH_SHARE = 0.2
 """The gripper's events are crossings of the middle between its extremes, if these differ by at least this much."""
 SWITCH_HYSTERESIS = 0.25
@@ -154,26 +155,29 @@ def turn_angles(T_a_N44: Array, T_b_N44: Array) -> Array:
     return angles
 
 
-def path_distances(p_N3: Array, path_M3: Array, reach_m: float = 0.06) -> Array:
+def path_distances(p_N3: Array, path_M3: Array) -> Array:
     """Distance [N] of each point to the polyline through ``path_M3``, followed from start to end.
 
-    Each point is looked for within ``reach_m`` of path from where the last one was found: pauses on either side do not
-    matter, and a place that is passed twice is not taken for its other visit.
+    Of all ways to walk along the path without ever turning back while the points go by, that with the least sum of
+    squared distances. So pauses on either side do not matter, and a place that is passed twice (down to the object and
+    up again) is not taken for its other visit.
     """
     path = _thinned(path_M3)
-    arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
-    distances = np.empty(len(p_N3))
-    at_m = 0.0
+    start_S3, along_S3 = path[:-1], np.diff(path, axis=0)
+    square_S = np.maximum((along_S3 * along_S3).sum(axis=1), 1e-18)
+    total_S, came_from = np.zeros(len(start_S3)), []
+    squares = np.empty((len(p_N3), len(start_S3)), np.float32)
     for i, p in enumerate(p_N3):
-        first = max(0, int(np.searchsorted(arc, at_m - reach_m)) - 1)
-        last = min(len(path), int(np.searchsorted(arc, at_m + reach_m)) + 2)
-        start, along = path[first : last - 1], np.diff(path[first:last], axis=0)
-        square = np.maximum((along * along).sum(axis=1), 1e-18)
-        share = np.clip(((p - start) * along).sum(axis=1) / square, 0.0, 1.0)
-        away = np.linalg.norm(start + share[:, None] * along - p, axis=1)
-        best = int(np.argmin(away))
-        distances[i] = away[best]
-        at_m = float(arc[first + best] + share[best] * math.sqrt(square[best]))
+        share_S = np.clip(((p - start_S3) * along_S3).sum(axis=1) / square_S, 0.0, 1.0)
+        squares[i] = ((start_S3 + share_S[:, None] * along_S3 - p) ** 2).sum(axis=1)
+        least_S = np.minimum.accumulate(total_S)
+        began = np.flatnonzero(np.diff(least_S, prepend=np.inf) < 0.0)  # segments at which the least so far was reached
+        came_from.append(began[np.searchsorted(began, np.arange(len(least_S)), side="right") - 1].astype(np.int32))
+        total_S = least_S + squares[i]
+    distances, at = np.empty(len(p_N3)), int(np.argmin(total_S))
+    for i in reversed(range(len(p_N3))):
+        distances[i] = math.sqrt(squares[i, at])
+        at = int(came_from[i][at])
     return distances
 
 
