@@ -140,13 +140,20 @@ def test_a_codec_is_trained_along_and_used_again(made: Path, tmp_path: Path) -> 
         batch=2, crop=32, statistics_groups=8, loop=LoopOptions(steps=2, warmup=1, log_every=1, save_every=1)
     )
     out, said, told = tmp_path / "run", [], []
-    folder = train_prophet([made / "dataset"], out, brief(1, codec=codec), say=said.append, codec_progress=told.append)
+    settings = brief(1, codec=codec, held_out=0.5)
+    folder = train_prophet([made / "dataset"], out, settings, say=said.append, codec_progress=told.append)
     assert "trains a codec" in said[0] and len(told) == 2
     assert (out / "codec" / "codec.safetensors").is_file() and (out / "latents").is_dir()
     again = Origin(codec=folder, latents=out / "latents")  # a world model's folder serves as a codec's
     other = train_prophet([made / "dataset"], tmp_path / "other", brief(1), origin=again)
     assert load_prophet(other)[3]["codec_hash"] == load_prophet(folder)[3]["codec_hash"]
     assert load_prophet(other)[3]["latents"] == load_prophet(folder)[3]["latents"]
+    dataset = Dataset(made / "dataset")
+    split = held_out(dataset, 0.5)
+    for world in (folder, other):
+        seen = TrainedOn.of_codec(load_prophet(world)[3], "it")
+        said = [seen.used(row.episode_id, dataset.content_hash) for row in dataset.table]
+        assert said == ["yes" if position in split.train else "no" for position in range(len(dataset))]
 
 
 @pytest.mark.parametrize("stream", ["memory", "action_frames", "scalar_actions"])
