@@ -45,6 +45,7 @@ class EvaluationSettings:
         noise_seeds: how often each world is sampled.
         seed: of windows and noise.
         videos: closed loops shown in the report.
+        passes: of each network for a chunk; None: as its checkpoint says.
         sensitivity: whether to play other actions, too.
         lpips: whether to compute LPIPS.
     """
@@ -58,6 +59,7 @@ class EvaluationSettings:
     noise_seeds: int = 1
     seed: int = 0
     videos: int = 4
+    passes: int | None = None
     sensitivity: bool = True
     lpips: bool = False
 
@@ -67,6 +69,10 @@ class EvaluationSettings:
         for name in ("windows", "chunks", "episodes", "batch", "noise_seeds"):
             if getattr(self, name) < 1:
                 raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.passes is not None and self.passes < 1:
+            raise EvaluationError(
+                f"a chunk takes at least one pass, got {self.passes}; leave it out to use the model's"
+            )
         if self.videos < 0:
             raise EvaluationError(f"videos cannot be negative, got {self.videos}")
 

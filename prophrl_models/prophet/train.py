@@ -111,7 +111,7 @@ def train_prophet(
         datasets, mixture, codec, world, config, out_dir, origin, tell=tell, processes=processes
     )
     network = open_network(world, config, origin.init)
-    sampling = Sampling(short_clips=config.clips.short_share > 0.0)
+    sampling = Sampling(steps=config.sampling_steps, short_clips=config.clips.short_share > 0.0)
     run = Run(world, codec, datasets, {**record, "parent": identity(origin.init)}, sampling)
     clips = ReadAhead(source, config.read_ahead, processes.world)
     try:
@@ -157,7 +157,7 @@ def fit(
         CheckpointError: its resume file is damaged.
     """
     settings = run_settings(config, run.provenance)
-    for harmless in ("read_ahead", "mixture_workers"):
+    for harmless in ("read_ahead", "mixture_workers", "sampling_steps"):
         del settings[harmless]
     if not config.clips.weights:
         del settings["clips.weights"]  # so that runs from before there were weights go on

@@ -74,6 +74,7 @@ class ProphetTrainConfig:
         mixture: YAML of a dataset mixture; its batches are encoded as they come, and no folders are given.
         read_ahead: batches that are prepared while the network works; 0: none.
         mixture_workers: processes that read a mixture.
+        sampling_steps: passes of the network for a chunk that the checkpoint is to be sampled with.
         held_out, split_seed: part of each dataset's episodes that is kept for evaluation, and which (``data.split``).
         clips, noise, codec, loop: see there. ``codec`` is used where no codec is given; its picture size is the
             preset's.
@@ -91,6 +92,7 @@ class ProphetTrainConfig:
     mixture: str = ""
     read_ahead: int = 2
     mixture_workers: int = 4
+    sampling_steps: int = 10
     held_out: float = 0.0
     split_seed: int = 0
     clips: ClipOptions = field(default_factory=ClipOptions)
@@ -109,6 +111,10 @@ class ProphetTrainConfig:
             tensorboard=True,
         )
     )
+
+    def __post_init__(self) -> None:
+        if self.sampling_steps < 1:
+            raise TrainingError(f"sampling_steps must be at least 1, got {self.sampling_steps}; 10 is usual")
 
     def passes(self, world: int) -> int:
         """Passes of ``micro_batch`` windows that each process makes for one step.

@@ -133,8 +133,8 @@ def test_beating_every_arm_but_not_the_still_picture_is_no_win() -> None:
     found = result(still_epe=0.2, full=(0.09, 0.11), no_history=(0.0, 0.01), base=(-0.01, 0.01))
     assert {c.verdict for c in found.comparisons} == {"better"}
     assert found.headline == (
-        "full does not win throughout: 22 of 24 comparisons on EPE and cosine; not ahead of copying the last frame in EPE "
-        "(single chunk), EPE (closed loop)"
+        "full does not win throughout: 22 of 24 comparisons on EPE and cosine; not ahead of copying the last frame in "
+        "EPE (single chunk), EPE (closed loop)"
     )
     level = result(still_epe=0.29, full=(0.05, 0.15), base=(-0.9, -0.91))  # ahead, by less than the spread
     assert "does not win throughout" in level.headline

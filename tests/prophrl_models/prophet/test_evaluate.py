@@ -183,6 +183,8 @@ def test_what_cannot_be_compared_is_refused(dataset: Dataset) -> None:
         evaluate([subject(DrawnWorld(), BASELINE)], dataset, SETTINGS)
     with pytest.raises(EvaluationError, match="windows must be at least 1, got 0"):
         EvaluationSettings(windows=0)
+    with pytest.raises(EvaluationError, match="at least one pass, got 0"):
+        EvaluationSettings(passes=0)
 
 
 def test_a_model_that_was_trained_on_the_held_out_episodes_is_refused(dataset: Dataset) -> None:

@@ -20,7 +20,7 @@ from calibration.poses import ActionConvention
 from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
 from prophrl_models.data.latents import LatentError
 from prophrl_models.data.split import held_out
-from prophrl_models.prophet.checkpoint import load_prophet
+from prophrl_models.prophet.checkpoint import load_prophet, read_sampling
 from prophrl_models.prophet.codec_train import CodecTrainOptions
 from prophrl_models.prophet.config import preset
 from prophrl_models.prophet.train import train_prophet
@@ -28,6 +28,7 @@ from prophrl_models.prophet.train_data import network_config
 from prophrl_models.prophet.train_open import Origin
 from prophrl_models.prophet.train_settings import ClipOptions, ProphetTrainConfig, load_prophet_config
 from prophrl_models.prophet.trained_on import RECORD, TrainedOn
+from prophrl_models.prophet.worlds import load_world
 from prophrl_models.training.loop import LoopOptions
 from prophrl_models.training.settings import TrainingError
 from tests.helpers.prophet_data import codec_folder, new_codec, write_reaches
@@ -98,6 +99,15 @@ def test_the_checkpoint_says_where_it_comes_from(made: Path, checkpoint: Path) -
     assert not list(checkpoint.parent.glob("resume*"))
     started_with = json.loads((checkpoint.parent / "settings.json").read_text())
     assert "clips.weights" not in started_with  # runs from before datasets could weigh differently go on
+
+
+def test_the_checkpoint_is_sampled_as_its_settings_say(made: Path, checkpoint: Path, tmp_path: Path) -> None:
+    assert read_sampling(checkpoint).steps == CONFIG.sampling_steps == 10
+    folder = train_prophet([made / "dataset"], tmp_path / "run", brief(1, sampling_steps=2), origin=origin(made))
+    assert read_sampling(folder).steps == 2 and load_world(folder).sampler.steps == 2
+    assert load_prophet_config(PRESETS / "small.yaml").sampling_steps == 1
+    with pytest.raises(TrainingError, match="sampling_steps must be at least 1, got 0"):
+        brief(sampling_steps=0)
 
 
 def test_the_checkpoint_is_the_moving_average_of_what_was_learned(made: Path, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
         noise_seeds=options.noise_seeds,
         seed=options.seed,
         videos=options.videos,
+        passes=options.steps,
         sensitivity=not options.no_sensitivity,
         lpips=options.lpips,
     )

@@ -230,6 +230,7 @@ def _eval_job(study: WorldStudy, arm: str, seed: int) -> Job:
         "--device": study.device,
     }
     options = [word for pair in numbers.items() for word in pair]
+    options += ["--steps", e.passes] if e.passes else []
     switches = [] if e.sensitivity else ["--no-sensitivity"]
     switches += ["--lpips"] if e.lpips else []
     named, to = f"{arm}={folder / CHECKPOINT_FOLDER}", folder / "eval"
