@@ -97,6 +97,10 @@ def test_without_a_codec_the_study_trains_one_for_all(home: Path, tmp_path: Path
     codec = list(jobs[0].command)[6]
     assert all(codec in job.command for job in jobs if job.name.endswith("0: training"))
     assert not jobs[1].is_ready()
+    Path(codec).mkdir(parents=True)
+    assert not jobs[1].is_ready(), "its training has only begun"
+    codec_folder(Path(codec))
+    assert jobs[1].is_ready()
 
 
 @pytest.mark.slow
