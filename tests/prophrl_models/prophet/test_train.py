@@ -110,6 +110,19 @@ def test_the_checkpoint_is_sampled_as_its_settings_say(made: Path, checkpoint: P
         brief(sampling_steps=0)
 
 
+def test_channels_weigh_as_they_show_where_the_settings_say_so(made: Path, tmp_path: Path) -> None:
+    plain = train_prophet([made / "dataset"], tmp_path / "plain", brief(2), origin=origin(made))
+    settings = brief(2, channel_weighting="decoder")
+    weighed = train_prophet([made / "dataset"], tmp_path / "weighed", settings, origin=origin(made))
+    said = load_prophet(weighed)[3]["channel_weights"]
+    assert len(said) == 16 and np.mean(said) == pytest.approx(1.0, abs=1e-3) and np.std(said) > 0.01
+    assert "channel_weights" not in load_prophet(plain)[3]
+    assert curve(tmp_path / "plain") != curve(tmp_path / "weighed")
+    assert "channel_weighting" not in json.loads((tmp_path / "plain" / "settings.json").read_text())
+    with pytest.raises(TrainingError, match="dataset folders"):
+        brief(channel_weighting="decoder", mixture="mixture.yaml")
+
+
 def test_the_checkpoint_is_the_moving_average_of_what_was_learned(made: Path, tmp_path: Path) -> None:
     folder = train_prophet([made / "dataset"], tmp_path / "a", brief(4), origin=origin(made))
     loop = dataclasses.replace(brief(4).loop, ema=0.0)
