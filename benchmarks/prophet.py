@@ -9,7 +9,8 @@ Weights are random: nothing here depends on their values. The ways:
 
 plain      diffusers' ``CosmosTransformer3DModel`` as it comes, eager: adaLN for every token, cross-attention to 512
            zero text tokens. It knows no actions and no history
-base       our network with the same weights, inputs and noise; its latents must equal plain's
+base       our network with the same weights, inputs and noise; its latents must equal plain's. Of a preset that counts
+           from the known frame (``anchored``), which diffusers' transformer cannot: without that, with other weights
 full       our network with everything that Prophet adds: actions, action frames, memory computed once per chunk
 compiled   full with torch.compile, and CUDA graphs on a GPU (``--compile``)
 world      ``ProphetWorld.advance`` with full (or compiled) inside: also draws and encodes action frames, extends the
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -135,13 +137,17 @@ class Bench:
         torch.manual_seed(0)
         with device:
             self.network, self.codec = Prophet(config.network), build_codec(config.codec)
-        with torch.no_grad():
-            for parameter in self.network.parameters():  # layers that start at zero would hide differences
-                parameter.add_(0.02 * torch.randn_like(parameter))
-        self.network = self.network.to(self.dtype).eval()
+            self.base = self.network
+            if config.network.anchored:
+                self.base = Prophet(dataclasses.replace(config.network, anchored=False))
+        for network in {self.network, self.base}:
+            with torch.no_grad():
+                for parameter in network.parameters():  # layers that start at zero would hide differences
+                    parameter.add_(0.02 * torch.randn_like(parameter))
+            network.to(self.dtype).eval()
         self.codec = self.codec.to(self.dtype).eval()
         self.plain_codec = copy.deepcopy(self.codec)  # ours changes the layout of its weights
-        self.plain = PlainNetwork(self.network, config, device, self.dtype)
+        self.plain = PlainNetwork(self.base, config, device, self.dtype)
         self.options = options
 
     def inputs(self, batch: int) -> dict[str, Tensor]:
@@ -171,7 +177,8 @@ class Bench:
         def sampled(sampler: Sampler, streams: bool) -> Callable[[dict[str, Tensor]], tuple[Tensor, Stages]]:
             return lambda inputs: self._ours(sampler, inputs, streams)
 
-        ways = {"plain": lambda inputs: self._plain(eager, inputs), "base": sampled(eager, False)}
+        base = Sampler(self.base, steps=steps, schedule=schedule, dtype=self.dtype)
+        ways = {"plain": lambda inputs: self._plain(base, inputs), "base": sampled(base, False)}
         ways["full"] = sampled(eager, True)
         if self.options.compile:
             graphs = self.device.type == "cuda"
@@ -185,7 +192,7 @@ class Bench:
                 dtype=self.dtype,
             )
             ways["compiled"] = sampled(chosen, True)
-        world = ProphetWorld(chosen, self.codec, self.config, batch=batch)
+        world = ProphetWorld(chosen, self.codec, self.config, batch=batch, over_known=self.codec.groupwise)
         ways["world"] = lambda inputs: self._world(world, inputs)
         return ways
 
@@ -324,7 +331,8 @@ def benchmark(name: str, options: argparse.Namespace, device: torch.device) -> b
         print_table(took, batch, bench.flop(batch) / (rate * 1e12) * MILLI)
         print(f"base against plain: latents differ by {apart:.1e} (root mean square, relative; ", end="")
         print(f"{'equal' if apart <= TOLERANCE[bench.dtype] else 'NOT equal'} to {TOLERANCE[bench.dtype]:g})")
-        print(f"full against base: {relative(latents['full'], latents['base']):.1e} (what the streams change)")
+        if bench.base is bench.network:
+            print(f"full against base: {relative(latents['full'], latents['base']):.1e} (what the streams change)")
         if "compiled" in latents:
             print(f"compiled against full: {relative(latents['compiled'], latents['full']):.1e}")
         for way, stages in took.items():

@@ -22,10 +22,13 @@ from prophrl_models.prophet.evaluate import BASELINE, CHUNK, LOOP
 from prophrl_models.prophet.metrics import METRICS, Array
 from prophrl_models.prophet.scores import Spread
 
-SHOWN = ("psnr_db", "ssim", "tssim", "epe_px", "cosine", "cosine_half_px")
-"""Columns of the table: the paper's, and the cosine at both thresholds."""
-VERDICT = ("epe_px", "cosine", "cosine_half_px")
+SHOWN = ("psnr_db", "ssim", "tssim", "epe_px", "epe_moving_px", "cosine", "cosine_half_px", "cosine_moving")
+"""Columns of the table: the paper's, and error and cosine of what moves."""
+VERDICT = ("epe_px", "epe_moving_px", "cosine", "cosine_half_px", "cosine_moving")
 """What the finding is about: does the video move as the real one does?"""
+AGAINST_STILL = ("epe_px", "cosine_moving")
+"""What a winner must beat copying the last frame in. The other cosines count pixels that move in both videos, and in a
+still one hardly any does."""
 PROTOCOLS = (CHUNK, LOOP)
 
 Verdict = Literal["better", "worse", "within", "unknown"]
@@ -162,17 +165,24 @@ class AblationResult:
 
     @property
     def headline(self) -> str:
-        """The finding in a line, made of the numbers."""
-        name, found = self.first.arm.name, self.comparisons
-        if not found:
+        """The finding in a line, made of the numbers: against every other arm and against copying the last frame."""
+        name = self.first.arm.name
+        if not self.comparisons:
             return f"Only {name} is measured so far"
+        found = (*self.comparisons, *(c for c in self.against_baseline if c.metric in AGAINST_STILL))
         won = sum(c.verdict == "better" for c in found)
         if all(c.verdict == "unknown" for c in found):
             ahead = sum(c.margin > 0.0 for c in found)
             return f"{name} is ahead in {ahead} of {len(found)} comparisons; the seed spread is not known yet"
         if won == len(found):
-            return f"{name} wins on EPE and cosine by more than the seed spread"
-        return f"{name} does not win throughout: {won} of {len(found)} comparisons on EPE and cosine"
+            return f"{name} wins on EPE and cosine, over copying the last frame too, by more than the seed spread"
+        lost = [c for c in found if c.other == BASELINE and c.verdict != "better"]
+        still = (
+            f"; not ahead of copying the last frame in {', '.join(label(c.metric, c.protocol) for c in lost)}"
+            if lost
+            else ""
+        )
+        return f"{name} does not win throughout: {won} of {len(found)} comparisons on EPE and cosine{still}"
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -16,11 +16,9 @@ from prophrl_models.data.episode import Episode
 from prophrl_models.data.image import Image
 from prophrl_models.data.lerobot.action_frames import episode_camera
 from prophrl_models.data.lerobot.format import LeRobotError
+from prophrl_models.data.split import held_out_of_each
 from prophrl_models.prophet.codec_small import GROUP
 from prophrl_models.prophet.motion import drawn_action_frames
-
-HELD_OUT_EVERY = 13
-"""Every so many episodes one is kept from training and measured instead."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +36,44 @@ class Pictures:
     Attributes:
         dataset_hashes, calibration_ids: of everything that is in here.
         without_camera: episodes of which no action frames can be drawn (not calibrated, or a camera on the tool).
+        training: episodes that groups are drawn from.
+        held_out: episodes to measure on: those that the split leaves out, or ``training`` where it leaves out none.
     """
 
     def __init__(
-        self, folders: Sequence[str | Path], height: int, width: int, camera: PinholeCamera | None = None
+        self,
+        folders: Sequence[str | Path],
+        height: int,
+        width: int,
+        camera: PinholeCamera | None = None,
+        *,
+        held_out: float = 0.0,
+        split_seed: int = 0,
     ) -> None:
         """Open datasets.
 
         Args:
             camera: of the policy images (240 x 320), for episodes that were recorded without a calibration.
+            held_out, split_seed: part of the episodes that is kept from training, and which (``data.split``): as in the
+                training of the world model, whose evaluation would else be on pictures that the codec knows.
 
         Raises:
-        DatasetError: a folder is no dataset.
-        ValueError: no episode has four pictures.
+            DatasetError: a folder is no dataset.
+            SplitError: nothing to hold out, or nothing left to train on.
+            ValueError: no episode to train on, or none that is held out, has four pictures.
         """
         self.height, self.width = height, width
         self._given = None if camera is None else camera.resized(width, height)
         self.dataset_hashes: list[str] = []
         self.without_camera = 0
         ids: set[str] = set()
-        shots: list[_Shots] = []
-        for folder in folders:
-            dataset = Dataset(folder)
+        self.training: list[_Shots] = []
+        self.held_out: list[_Shots] = []
+        datasets = [Dataset(folder) for folder in folders]
+        splits = held_out_of_each(datasets, held_out, split_seed)
+        for dataset, split in zip(datasets, splits, strict=True):
             self.dataset_hashes.append(dataset.content_hash)
+            left_out = set(split.held_out)
             for position in range(len(dataset)):
                 episode = dataset[position]
                 ids.add(episode.metadata.calibration_id)
@@ -70,15 +83,16 @@ class Pictures:
                 self.without_camera += view is None
                 drawn = episode.state_T7.astype(np.float64)
                 drawn[1:, 6] = episode.action_T7[:-1, 6]  # the commanded opening, as in imagined rollouts
-                shots.append(_Shots(episode, drawn, view))
-        if not shots:
-            raise ValueError(f"no episode of {[str(f) for f in folders]} has {GROUP} pictures; give a larger dataset")
+                side = self.held_out if position in left_out else self.training
+                side.append(_Shots(episode, drawn, view))
+        if not self.training or (held_out > 0.0 and not self.held_out):
+            which = "held-out episode" if self.training else "episode to train on"
+            raise ValueError(
+                f"no {which} of {[str(f) for f in folders]} has {GROUP} pictures; "
+                "give a larger dataset or another split"
+            )
         self.calibration_ids = sorted(ids)
-        offset = min(HELD_OUT_EVERY // 2, len(shots) - 1)
-        measured = {i for i in range(len(shots)) if i % HELD_OUT_EVERY == offset}
-        self.held_out = [shots[i] for i in sorted(measured)]
-        # A single episode is trained on and measured: better than nothing, and only tests have so few.
-        self.training = [shot for i, shot in enumerate(shots) if i not in measured] or shots
+        self.held_out = self.held_out or self.training
 
     def group(self, rng: np.random.Generator, *, held_out: bool = False, action_frames: bool = False) -> Image:
         """Four consecutive pictures [4, H, W, 3] from a random place.

@@ -29,6 +29,8 @@ from prophrl_models.prophet.codec_config import CodecConfig
 from prophrl_models.prophet.codec_init import start_from_pictures
 from prophrl_models.prophet.codec_pictures import Pictures
 from prophrl_models.prophet.codec_small import GROUP, SmallCodec, to_groups
+from prophrl_models.prophet.trained_on import RECORD as TRAINED_ON
+from prophrl_models.prophet.trained_on import TrainedOn
 from prophrl_models.training.checkpoint import git_revision
 from prophrl_models.training.loop import Loop, LoopOptions, Progress
 from prophrl_models.training.settings import TrainingError
@@ -89,6 +91,8 @@ def train_codec(
     options: CodecTrainOptions | None = None,
     *,
     camera: PinholeCamera | None = None,
+    held_out: float = 0.0,
+    split_seed: int = 0,
     device: torch.device | str = "cpu",
     report: Callable[[Progress], None] | None = None,
 ) -> dict[str, float]:
@@ -97,10 +101,13 @@ def train_codec(
     Args:
         camera: of the policy images (240 x 320), for episodes that were recorded without a calibration: with it their
             action frames are learned, too.
+        held_out, split_seed: part of the episodes that is kept from training, and which (``data.split``): those of the
+            world model that the codec is for.
 
     Returns:
-        Measurements on held-out episodes: ``psnr_db`` of camera frames, ``psnr_busy_db`` of their busiest 16 x 16
-        blocks, ``psnr_action_frames_db``, ``latent_std``. They are in the provenance too.
+        Measurements on held-out episodes (those trained on, where none are): ``psnr_db`` of camera frames,
+        ``psnr_busy_db`` of their busiest 16 x 16 blocks, ``psnr_action_frames_db``, ``latent_std``. They are in the
+        provenance too.
 
     Raises:
         TrainingError: the folder holds a finished codec, or this kind of codec is not trained here.
@@ -113,12 +120,15 @@ def train_codec(
     if (output / PROVENANCE).exists():
         raise TrainingError(f"{output} holds a finished codec; choose a new output folder")
     config.latent_size(options.image_height, options.image_width)
-    pictures = Pictures(dataset_folders, options.image_height, options.image_width, camera)
+    pictures = Pictures(
+        dataset_folders, options.image_height, options.image_width, camera, held_out=held_out, split_seed=split_seed
+    )
     torch.manual_seed(options.loop.seed)
     codec = SmallCodec(config)
     start_from_pictures(codec, torch.from_numpy(_groups(pictures, options, 64, np.random.default_rng(1))))
     codec.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loop = Loop(codec, options.loop, output, _fingerprint(pictures, config, options, camera))
+    fingerprint = f"{_fingerprint(pictures, config, options, camera)} split {held_out:g} {split_seed}"
+    loop = Loop(codec, options.loop, output, fingerprint)
     loop.resume()
     loop.run(lambda _, generator: codec_loss(codec, _batch(pictures, options, generator), options, generator), report)
     loop.average.copy_to(codec)
@@ -128,8 +138,9 @@ def train_codec(
         "dataset_hashes": pictures.dataset_hashes,
         "calibration_ids": pictures.calibration_ids,
         "options": asdict(options),
-        "held_out": measured,
-        "held_out_episodes": [shots.episode.metadata.episode_id for shots in pictures.held_out],
+        "measured": measured,
+        "held_out": {"fraction": held_out, "seed": split_seed},
+        TRAINED_ON: TrainedOn.of(shots.episode.metadata.episode_id for shots in pictures.training).to_json(),
         "episodes_without_camera": pictures.without_camera,
         "git_revision": git_revision(),
         "torch": torch.__version__,
@@ -239,7 +250,7 @@ def _measure(codec: SmallCodec, pictures: Pictures, options: CodecTrainOptions) 
             spreads.append(float(latent.std()))
             busy.append(float(_blocks(square_HW)[_blocks(_activity(frames)).argmax()]))
     measured = {"psnr_db": _psnr(errors[False]), "psnr_busy_db": _psnr(busy), "latent_std": float(np.mean(spreads))}
-    if errors[True] and pictures.without_camera < len(pictures.training) + len(pictures.held_out):
+    if errors[True] and any(shots.camera is not None for shots in pictures.held_out):
         measured["psnr_action_frames_db"] = _psnr(errors[True])
     return measured
 

@@ -33,6 +33,8 @@ class MemoryConfig:
         max_tokens: tokens beyond this number are dropped, those of the coarsest level first.
         gated: memory enters through a gate per block and head that starts closed, so that a pre-trained network is
             unchanged at first. False: it takes part in attention fully (released weights, training from scratch).
+        positions: tokens carry a fixed code of when and where they were (``memory.position_code``). Without it memory
+            is a set: attention cannot tell the corner of a picture from its middle. The released network has none.
     """
 
     frames: int = 60
@@ -40,6 +42,7 @@ class MemoryConfig:
     order: str = "recent_fine"
     max_tokens: int = 1024
     gated: bool = False
+    positions: bool = False
 
     def __post_init__(self) -> None:
         if self.order not in MEMORY_ORDERS:
@@ -178,7 +181,7 @@ class ProphetConfig:
         values = _known(ProphetConfig, raw)
         network = _known(NetworkConfig, {"anchored": False, **values["network"]})  # older files do not say
         if network["memory"] is not None:
-            memory = _known(MemoryConfig, network["memory"])
+            memory = _known(MemoryConfig, {"positions": False, **network["memory"]})
             network["memory"] = MemoryConfig(**{**memory, "strides": tuple(map(tuple, memory["strides"]))})
         network |= {name: tuple(network[name]) for name in ("patch", "max_size", "rope_scale")}
         if values["convention"] not in ActionConvention.__members__:
@@ -237,7 +240,7 @@ def preset(name: str) -> ProphetConfig:
     if name == "small":
         # What moves is a few pixels wide: with 16 channels the codec alone loses half of its motion (docs/log.md).
         codec = CodecConfig(kind="small", latent_channels=48)
-        memory = MemoryConfig(strides=((1, 2, 2), (1, 4, 4), (1, 6, 8)))
+        memory = MemoryConfig(strides=((1, 2, 2), (1, 4, 4), (1, 6, 8)), positions=True)
         network = NetworkConfig(
             width=256,
             heads=4,

@@ -245,6 +245,8 @@ def distil_prophet(
                             "and leave network and mixture out")  # fmt: skip
     if read_sampling(teacher_dir).times:
         raise TrainingError(f"{teacher_dir} is distilled itself; give the network it was made from")
+    # A student learns its teacher's segments with all channels alike; its record is not to say otherwise.
+    config = dataclasses.replace(config, channel_weighting="none")
     out_dir, teacher_dir = Path(out_dir), Path(teacher_dir)
     config.passes(processes.world)
     check_start(out_dir, resume)

@@ -45,6 +45,7 @@ class EvaluationSettings:
         noise_seeds: how often each world is sampled.
         seed: of windows and noise.
         videos: closed loops shown in the report.
+        passes: of each network for a chunk; None: as its checkpoint says.
         sensitivity: whether to play other actions, too.
         lpips: whether to compute LPIPS.
     """
@@ -58,6 +59,7 @@ class EvaluationSettings:
     noise_seeds: int = 1
     seed: int = 0
     videos: int = 4
+    passes: int | None = None
     sensitivity: bool = True
     lpips: bool = False
 
@@ -67,6 +69,10 @@ class EvaluationSettings:
         for name in ("windows", "chunks", "episodes", "batch", "noise_seeds"):
             if getattr(self, name) < 1:
                 raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.passes is not None and self.passes < 1:
+            raise EvaluationError(
+                f"a chunk takes at least one pass, got {self.passes}; leave it out to use the model's"
+            )
         if self.videos < 0:
             raise EvaluationError(f"videos cannot be negative, got {self.videos}")
 
@@ -267,30 +273,32 @@ def _leak(subject: Subject, dataset: Dataset, split: Split) -> str:
     """What is to be said about a checkpoint that may have seen the held-out episodes; empty when it has not.
 
     Raises:
-        EvaluationError: it was certainly trained on some of them.
-        CheckpointError: its record of episodes is damaged.
+        EvaluationError: the network or the codec was certainly trained on some of them.
+        CheckpointError: the record of their episodes is damaged.
     """
-    trained_on = TrainedOn.of_provenance(subject.provenance, subject.source)
-    answers: dict[str, list[str]] = {"yes": [], "no": [], "unknown": []}
-    for position in split.held_out:
-        name = dataset.table[position].episode_id
-        answers[trained_on.used(name, dataset.content_hash)].append(name)
-    seen, unknown, count = answers["yes"], answers["unknown"], len(split.held_out)
-    if seen:
-        left_out = subject.provenance.get("held_out") or {}
-        fraction = float(left_out.get("fraction", 0.0))
-        advice = "evaluate on episodes that it has not seen, or train with the same held_out and split_seed"
-        if fraction > 0.0:
-            own = f"--held-out {fraction:g} --split-seed {int(left_out.get('seed', 0))}"
-            advice = f"use {own}, as in its training; or {advice}"
-        raise EvaluationError(
-            f"{subject.source} was trained on {len(seen)} of the {count} held-out episodes, such as {seen[0]!r}; "
-            f"{advice}"
-        )
-    if unknown:
-        return (
-            f"{subject.source} does not say which episodes it was trained on "
-            f"({', '.join(old.checkpoint for old in trained_on.old)}); {len(unknown)} of the {count} held-out ones may "
-            "be among them, so its figures may be too good."
-        )
-    return ""
+    network = TrainedOn.of_provenance(subject.provenance, subject.source)
+    codec = TrainedOn.of_codec(subject.provenance, subject.source)
+    notes = []
+    for name, trained_on in ((subject.source, network), (f"the codec of {subject.source}", codec)):
+        answers: dict[str, list[str]] = {"yes": [], "no": [], "unknown": []}
+        for position in split.held_out:
+            episode_id = dataset.table[position].episode_id
+            answers[trained_on.used(episode_id, dataset.content_hash)].append(episode_id)
+        seen, unknown, count = answers["yes"], answers["unknown"], len(split.held_out)
+        if seen:
+            left_out = subject.provenance.get("held_out") or {}
+            fraction = float(left_out.get("fraction", 0.0))
+            advice = "evaluate on episodes that it has not seen, or train with the same held_out and split_seed"
+            if fraction > 0.0:
+                own = f"--held-out {fraction:g} --split-seed {int(left_out.get('seed', 0))}"
+                advice = f"use {own}, as in its training; or {advice}"
+            raise EvaluationError(
+                f"{name} was trained on {len(seen)} of the {count} held-out episodes, such as {seen[0]!r}; {advice}"
+            )
+        if unknown:
+            notes.append(
+                f"{name} does not say which episodes it was trained on "
+                f"({', '.join(old.checkpoint for old in trained_on.old)}); {len(unknown)} of the {count} held-out ones "
+                "may be among them, so its figures may be too good."
+            )
+    return " ".join(notes)

@@ -83,6 +83,31 @@ def token_count(frames: int, height: int, width: int, config: MemoryConfig) -> i
     return min(total, config.max_tokens)
 
 
+def position_code(age_T: Tensor, row_R: Tensor, column_C: Tensor, width: int) -> Tensor:
+    """Sines and cosines of when and where tokens are [T * R * C, width], by time, row and column; float32.
+
+    Each axis has a third of the width, at wavelengths from 2 pi to 200 pi latent frames or pixels; the rest is 0.
+
+    Args:
+        age_T: latent frames before the newest of the history.
+        row_R, column_C: latent pixels; centres of pooling windows may lie between two.
+    """
+    count = width // 6
+    frequency = 100.0 ** -(torch.arange(count, device=age_T.device) / max(count, 1))
+
+    def waves(place_P: Tensor) -> Tensor:
+        angle = place_P.float()[:, None] * frequency
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    size = (len(age_T), len(row_R), len(column_C), -1)
+    parts = [
+        waves(age_T)[:, None, None].expand(size),
+        waves(row_R)[None, :, None].expand(size),
+        waves(column_C)[None, None].expand(size),
+    ]
+    return F.pad(torch.cat(parts, dim=-1), (0, width - 6 * count)).flatten(0, 2)
+
+
 class HistoryMemory(nn.Module):
     """Latent history to the inputs of every block's memory keys and values."""
 
@@ -109,7 +134,16 @@ class HistoryMemory(nn.Module):
             if missing := -len(frames) % stride[0]:
                 level = torch.cat([level[:, :, :1].expand(-1, -1, missing, -1, -1), level], dim=2)
             pooled = F.avg_pool3d(level.float(), stride, stride).to(self.to_k.weight.dtype)
-            parts.append(project(pooled.flatten(2).transpose(1, 2)))
+            tokens = project(pooled.flatten(2).transpose(1, 2))
+            if self.config.positions:
+                shown = torch.tensor([frames[0]] * missing + frames, device=tokens.device, dtype=torch.float32)
+                age = history_BCMHW.shape[2] - 1 - shown.unflatten(0, (-1, stride[0])).mean(dim=1)
+                row, column = (
+                    torch.arange(number, device=tokens.device) * step + (step - 1) / 2
+                    for number, step in zip(pooled.shape[3:], stride[1:], strict=True)
+                )
+                tokens = tokens + position_code(age, row, column, tokens.shape[2]).to(tokens.dtype)
+            parts.append(tokens)
         return torch.cat(parts, dim=1)[:, : self.config.max_tokens]
 
     def forward(self, history_BCMHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -106,12 +106,17 @@ def clip_of_velocity(input_BCLHW: Tensor, velocity_BCLHW: Tensor, t: Tensor | fl
 
 
 def velocity_loss(
-    predicted_BCLHW: Tensor, target_BCLHW: Tensor, valid_BL: Tensor | None = None, scale: float = LOSS_SCALE
+    predicted_BCLHW: Tensor,
+    target_BCLHW: Tensor,
+    valid_BL: Tensor | None = None,
+    scale: float = LOSS_SCALE,
+    weight_C: Tensor | None = None,
 ) -> Tensor:
     """Ten times the mean squared velocity error over the predicted latent frames, a scalar in float32.
 
     Args:
         valid_BL: weight of each latent frame (0: padding); frame 0 never counts.
+        weight_C: of each channel's squared error, mean 1; None: all alike.
 
     Raises:
         ValueError: shapes differ, or the clip has no frame to predict.
@@ -121,7 +126,10 @@ def velocity_loss(
             f"prediction {tuple(predicted_BCLHW.shape)} and target {tuple(target_BCLHW.shape)} must be the same "
             "[B, C, L, h, w] with at least two latent frames"
         )
-    error_BL = (predicted_BCLHW.float() - target_BCLHW.float()).square().mean(dim=(1, 3, 4))[:, 1:]
+    error = (predicted_BCLHW.float() - target_BCLHW.float()).square()
+    if weight_C is not None:
+        error = error * weight_C.to(error)[None, :, None, None, None]
+    error_BL = error.mean(dim=(1, 3, 4))[:, 1:]
     if valid_BL is None:
         return scale * error_BL.mean()
     weight = valid_BL[:, 1:].to(error_BL.dtype)

@@ -29,7 +29,8 @@ def pack_prophet(folder: str | Path, out: str | Path, *, notes: Mapping[str, Any
         notes: entries to add to the provenance: how it was evaluated, what rebuilds it.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or a weight is too large for half precision.
+        CheckpointError: the checkpoint cannot be read, a weight is too large for half precision, or a note would
+            replace an entry.
         FileExistsError: something stands at ``out``.
     """
     folder, out = Path(folder), Path(out)
@@ -40,6 +41,9 @@ def pack_prophet(folder: str | Path, out: str | Path, *, notes: Mapping[str, Any
         for name, value in module.state_dict().items():
             if value.is_floating_point() and value.numel() and float(value.abs().max()) > LARGEST:
                 raise CheckpointError(f"weight {name} reaches {float(value.abs().max()):.3g}, too large to be packed")
+    taken = sorted(set(notes or {}) & set(provenance))
+    if taken:
+        raise CheckpointError(f"the provenance says {', '.join(taken)} itself; choose other names for the notes")
     own = {name: value for name, value in provenance.items() if name not in ("sha256", "codec_hash")}
     statistics = Normalisation.load(folder) if (folder / NORMALISATION).is_file() else None
     return save_prophet(

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.latents_build import Tell
+from prophrl_models.prophet.channel_weights import channel_weights, training_latents
 from prophrl_models.prophet.checkpoint import Sampling, save_prophet
 from prophrl_models.prophet.clips import ClipSource, ReadAhead, vary
 from prophrl_models.prophet.codec import Codec
@@ -111,11 +112,15 @@ def train_prophet(
         datasets, mixture, codec, world, config, out_dir, origin, tell=tell, processes=processes
     )
     network = open_network(world, config, origin.init)
-    sampling = Sampling(short_clips=config.clips.short_share > 0.0)
+    weight_C = None
+    if config.channel_weighting == "decoder":
+        weight_C = channel_weights(codec, training_latents(source))
+        record = {**record, "channel_weights": [round(weight, 4) for weight in weight_C.tolist()]}
+    sampling = Sampling(steps=config.sampling_steps, short_clips=config.clips.short_share > 0.0)
     run = Run(world, codec, datasets, {**record, "parent": identity(origin.init)}, sampling)
     clips = ReadAhead(source, config.read_ahead, processes.world)
     try:
-        loss = step_loss(network, clips, config, processes.device)
+        loss = step_loss(network, clips, config, processes.device, weight_C)
         return fit(network, loss, run, out_dir, config, progress=progress, say=say, processes=processes)
     finally:
         clips.close()
@@ -157,10 +162,12 @@ def fit(
         CheckpointError: its resume file is damaged.
     """
     settings = run_settings(config, run.provenance)
-    for harmless in ("read_ahead", "mixture_workers"):
+    for harmless in ("read_ahead", "mixture_workers", "sampling_steps"):
         del settings[harmless]
     if not config.clips.weights:
         del settings["clips.weights"]  # so that runs from before there were weights go on
+    if config.channel_weighting == "none":
+        del settings["channel_weighting"]
     settings |= {name: run.provenance.get(name) for name in ("codec_hash", "latents")}
     claim(out_dir, settings, write=processes.is_main)
     if processes.world == 1:
@@ -214,8 +221,18 @@ def shard_network(network: Prophet, processes: Processes) -> None:
     fully_shard(network, mp_policy=as_stored)
 
 
-def step_loss(network: nn.Module, clips: ClipSource, config: ProphetTrainConfig, device: torch.device) -> LossFunction:
-    """The loss of one batch: velocity error of noised clips; all randomness comes from number and generator."""
+def step_loss(
+    network: nn.Module,
+    clips: ClipSource,
+    config: ProphetTrainConfig,
+    device: torch.device,
+    weight_C: Tensor | None = None,
+) -> LossFunction:
+    """The loss of one batch: velocity error of noised clips; all randomness comes from number and generator.
+
+    Args:
+        weight_C: of each latent channel's error; None: all alike.
+    """
     finished_s = time.perf_counter()
 
     def loss(number: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -237,7 +254,7 @@ def step_loss(network: nn.Module, clips: ClipSource, config: ProphetTrainConfig,
                 frame_latent_BCLHW=batch.frame_latent_BCLHW,
                 history_BCMHW=batch.history_BCMHW,
             )
-        losses = {"loss": velocity_loss(velocity, clip.target_BCLHW, batch.valid_BL)}
+        losses = {"loss": velocity_loss(velocity, clip.target_BCLHW, batch.valid_BL, weight_C=weight_C)}
         losses["batch_s"] = torch.tensor(got_s - finished_s)
         losses["wait_s"] = torch.tensor(got_s - asked_s)
         if device.type == "cuda":

@@ -38,6 +38,7 @@ from prophrl_models.prophet.train_data import (
     new_world,
 )
 from prophrl_models.prophet.train_settings import ProphetTrainConfig
+from prophrl_models.prophet.trained_on import CODEC_RECORD as CODEC_TRAINED_ON
 from prophrl_models.prophet.trained_on import RECORD as TRAINED_ON
 from prophrl_models.prophet.trained_on import TrainedOn
 from prophrl_models.training.distributed import ALONE, Processes
@@ -152,6 +153,8 @@ def open_codec(
         preset(config.size).codec,
         codec_options(config),
         camera=origin.camera,
+        held_out=config.held_out,
+        split_seed=config.split_seed,
         device=processes.device,
         report=report,
     )
@@ -266,6 +269,14 @@ def trained_before(init: Path | None) -> TrainedOn:
     return TrainedOn.of_provenance(json.loads((init / "provenance.json").read_text()), init.name)
 
 
+def codec_trained_on(out_dir: Path, origin: Origin) -> TrainedOn:
+    """The episodes behind the codec that ``open_codec`` opens."""
+    folder = origin.init or origin.codec or out_dir / CODEC_FOLDER
+    if is_prophet(folder):
+        return TrainedOn.of_codec(json.loads((folder / "provenance.json").read_text()), folder.name)
+    return TrainedOn.of_provenance(json.loads((folder / CODEC_PROVENANCE).read_text()), f"the codec {folder.name}")
+
+
 def open_clips(
     datasets: Sequence[Dataset],
     mixture: Mixture | None,
@@ -280,6 +291,7 @@ def open_clips(
 ) -> tuple[ClipSource, dict[str, Any]]:
     """Where the run's clips come from, and what its provenance says of them; errors as ``train_prophet``."""
     codec_hash = state_sha256(codec.state_dict())
+    of_codec = {"codec_hash": codec_hash, CODEC_TRAINED_ON: codec_trained_on(out_dir, origin).to_json()}
     if mixture is not None:
         if config.clips.weights:
             raise TrainingError("clips.weights is for dataset folders; a mixture's settings have weights of their own")
@@ -293,7 +305,7 @@ def open_clips(
             "windows": mixture.windows,
             "mixture": plan,
             "calibration_ids": [],
-            "codec_hash": codec_hash,
+            **of_codec,
             TRAINED_ON: mixture_episodes(mixture).joined(trained_before(origin.init)).to_json(),
         }
     folder = origin.latents or out_dir / LATENTS_FOLDER
@@ -309,4 +321,4 @@ def open_clips(
         data.caches, world, config.clips, batch_size=config.micro_batch, seed=config.loop.seed, left_out=data.left_out
     )
     trained_on = TrainedOn.of_provenance(data.record, str(out_dir)).joined(trained_before(origin.init))
-    return clips, {**data.record, "codec_hash": codec_hash, TRAINED_ON: trained_on.to_json()}
+    return clips, {**data.record, **of_codec, TRAINED_ON: trained_on.to_json()}

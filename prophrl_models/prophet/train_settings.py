@@ -74,7 +74,10 @@ class ProphetTrainConfig:
         mixture: YAML of a dataset mixture; its batches are encoded as they come, and no folders are given.
         read_ahead: batches that are prepared while the network works; 0: none.
         mixture_workers: processes that read a mixture.
+        sampling_steps: passes of the network for a chunk that the checkpoint is to be sampled with.
         held_out, split_seed: part of each dataset's episodes that is kept for evaluation, and which (``data.split``).
+        channel_weighting: "decoder" weighs each latent channel's error by how much it shows (``channel_weights``);
+            needs dataset folders and a groupwise codec. "none": all alike.
         clips, noise, codec, loop: see there. ``codec`` is used where no codec is given; its picture size is the
             preset's.
     """
@@ -91,8 +94,10 @@ class ProphetTrainConfig:
     mixture: str = ""
     read_ahead: int = 2
     mixture_workers: int = 4
+    sampling_steps: int = 10
     held_out: float = 0.0
     split_seed: int = 0
+    channel_weighting: Literal["none", "decoder"] = "none"
     clips: ClipOptions = field(default_factory=ClipOptions)
     codec: CodecTrainOptions = field(default_factory=CodecTrainOptions)
     noise: NoiseOptions = field(default_factory=NoiseOptions)
@@ -109,6 +114,12 @@ class ProphetTrainConfig:
             tensorboard=True,
         )
     )
+
+    def __post_init__(self) -> None:
+        if self.sampling_steps < 1:
+            raise TrainingError(f"sampling_steps must be at least 1, got {self.sampling_steps}; 10 is usual")
+        if self.channel_weighting == "decoder" and self.mixture:
+            raise TrainingError("channel_weighting: decoder is for dataset folders; leave it out with a mixture")
 
     def passes(self, world: int) -> int:
         """Passes of ``micro_batch`` windows that each process makes for one step.

@@ -17,7 +17,9 @@ from prophrl_models.data.split import is_held_out
 from prophrl_models.training.checkpoint import CheckpointError
 
 RECORD = "trained_episodes"
-"""The key in a checkpoint's provenance."""
+"""The key in a checkpoint's provenance, and in that of a codec."""
+CODEC_RECORD = "codec_trained_episodes"
+"""The key in a checkpoint's provenance for the episodes that its codec was trained on."""
 DIGEST_BYTES = 8
 """Of each name's SHA-256. Among a million episodes a wrong match of a hundred asked for has a chance of 5e-12."""
 
@@ -80,6 +82,19 @@ class TrainedOn:
             if "converted" in provenance:
                 return TrainedOn()  # published weights have seen none of our episodes
             return TrainedOn(old=_old_trainings(provenance, checkpoint))
+        return TrainedOn._of_json(raw, RECORD, checkpoint)
+
+    @staticmethod
+    def of_codec(provenance: Mapping[str, Any], checkpoint: str) -> TrainedOn:
+        """What a world model's checkpoint says of its codec; arguments and errors as ``of_provenance``."""
+        raw = provenance.get(CODEC_RECORD)
+        if raw is None:
+            published = "converted" in provenance
+            return TrainedOn() if published else TrainedOn(old=(OldTraining(f"the codec of {checkpoint}"),))
+        return TrainedOn._of_json(raw, CODEC_RECORD, checkpoint)
+
+    @staticmethod
+    def _of_json(raw: Any, key: str, checkpoint: str) -> TrainedOn:
         try:
             packed = base64.b64decode(raw["digests"], validate=True)
             if len(packed) != DIGEST_BYTES * int(raw["count"]):
@@ -88,7 +103,7 @@ class TrainedOn:
             old = tuple(OldTraining(**{**o, "dataset_hashes": tuple(o["dataset_hashes"])}) for o in raw["old"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{checkpoint}: {RECORD} in its provenance cannot be read ({error!r}); was it edited by hand?"
+                f"{checkpoint}: {key} in its provenance cannot be read ({error!r}); was it edited by hand?"
             ) from error
         return TrainedOn(digests, old)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from calibration.camera import PinholeCamera
 from calibration.poses import ActionConvention
 from prophrl_models.prophet.codec import Codec
+from prophrl_models.prophet.composite import composite
 from prophrl_models.prophet.config import ProphetConfig
 from prophrl_models.prophet.history import History
 from prophrl_models.prophet.motion import drawn_action_frames, integrated
@@ -77,18 +78,29 @@ class ProphetWorld:
     """See the module's docstring; the methods are ``rollout.ImaginedWorld``'s."""
 
     def __init__(
-        self, sampler: Sampler, codec: Codec, config: ProphetConfig, *, batch: int = 32, short_clips: bool = False
+        self,
+        sampler: Sampler,
+        codec: Codec,
+        config: ProphetConfig,
+        *,
+        batch: int = 32,
+        short_clips: bool = False,
+        over_known: bool = False,
     ) -> None:
         """Args:
         sampler: holds the network of ``config``.
         batch: rows that are sampled and decoded at a time; bounds memory.
         short_clips: imagine only as many frames as are kept; for networks that were trained on short clips, too.
+        over_known: show the known picture itself where nothing has changed (``composite``); groupwise codecs only,
+            whose latents roll on as they are.
         """
+        if over_known and not codec.groupwise:
+            raise ValueError("pictures are laid over the known one only with a groupwise codec; leave over_known off")
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
         config.codec.latent_size(config.image_height, config.image_width)
         self.sampler, self.codec, self.config, self.batch = sampler, codec, config, batch
-        self.short_clips = short_clips
+        self.short_clips, self.over_known = short_clips, over_known
 
     @property
     def image_height(self) -> int:
@@ -232,6 +244,9 @@ class ProphetWorld:
                 "the world model predicted NaN or infinity; sample in float32 or check its weights"
             )
         pictures = codec.decode_generated(latents[:, :, : 1 + groups])[:, :most]
+        if self.over_known:
+            still = codec.encode(part.frame_BHW3[:, None])
+            pictures = composite(pictures, codec.decode_generated(still.repeat(1, 1, 2, 1, 1)), part.frame_BHW3)
         return pictures, latents[:, :, 1 : 1 + groups]
 
     def _checked(self, actions_BCD: Tensor, rows: int) -> NDArray[np.float64]:
@@ -264,6 +279,7 @@ def load_world(
     batch: int = 32,
     compile: bool = False,
     cuda_graphs: bool = False,
+    over_known: bool = True,
 ) -> ProphetWorld:
     """The world of a checkpoint folder.
 
@@ -272,6 +288,7 @@ def load_world(
         steps: passes of the network for a chunk; the checkpoint's own when omitted.
         batch: rows at a time; with ``compile`` every pass has exactly so many.
         compile, cuda_graphs: see ``Sampler``.
+        over_known: where the codec is groupwise, see ``ProphetWorld``.
 
     Raises:
         CheckpointError: the folder is no intact world model.
@@ -300,7 +317,14 @@ def load_world(
         cuda_graphs=cuda_graphs,
         dtype=dtype,
     )
-    return ProphetWorld(sampler, codec.to(dtype), config, batch=batch, short_clips=taught.short_clips)
+    return ProphetWorld(
+        sampler,
+        codec.to(dtype),
+        config,
+        batch=batch,
+        short_clips=taught.short_clips,
+        over_known=over_known and codec.groupwise,
+    )
 
 
 def _own(world: WorldState) -> ProphetState:

@@ -11,6 +11,7 @@ from calibration.storage import save_camera
 from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
 from prophrl_models.prophet.codec import Codec, build_codec, save_codec
 from prophrl_models.prophet.codec_config import CodecConfig
+from prophrl_models.prophet.trained_on import RECORD, TrainedOn
 from tests.helpers.reaches import CONVENTION, camera, places, reach
 
 NARROW = CodecConfig(encoder_widths=(8, 8, 16), decoder_widths=(8, 8, 16))
@@ -45,4 +46,4 @@ def new_codec(seed: int = 0) -> Codec:
 
 def codec_folder(folder: Path) -> Path:
     """That codec, saved."""
-    return save_codec(folder, new_codec(), {"dataset_hashes": []})
+    return save_codec(folder, new_codec(), {"dataset_hashes": [], RECORD: TrainedOn().to_json()})

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from prophrl_nodes.cli import prophet_reference
 from prophrl_nodes.studies.ablation_jobs import StudyChanged
 from prophrl_nodes.studies.reference_world import ReferenceWorld, complete
 
@@ -42,3 +43,29 @@ def test_a_dataset_counts_when_it_is_complete(tmp_path: Path) -> None:
     assert not complete(tmp_path)
     (tmp_path / "dataset.json").write_text(json.dumps({"complete": True}))
     assert complete(tmp_path)
+
+
+def test_a_part_waits_for_what_it_is_made_of(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in ReferenceWorld(tmp_path, tasks=("place_cube",)).jobs()}
+    ready = [name for name, job in jobs.items() if job.is_ready()]
+    assert ready == ["place_cube: demonstrations", "place_cube: placements to play from"]
+    (tmp_path / "codec").mkdir()
+    assert not jobs["world model"].is_ready(), "the codec has only begun"
+    for folder, name in (("demonstrations_place_cube", "place_cube: 10 of them"), ("dataset", "codec")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "dataset.json").write_text(json.dumps({"complete": True}))
+        assert jobs[name].is_ready()
+    (tmp_path / "codec" / "codec_provenance.json").touch()
+    assert jobs["world model"].is_ready() and not jobs["packing"].is_ready() and not jobs["evaluation"].is_ready()
+
+
+def test_the_packed_world_says_how_it_is_made_again(tmp_path: Path) -> None:
+    study = ReferenceWorld(tmp_path, tasks=("place_cube",), episodes=5)
+    again = study.command_line()
+    assert again.startswith("prophrl prophet reference OUT --task place_cube --episodes 5 ")
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    prophet_reference.register(parser)
+    said = parser.parse_args(again.split()[3:])
+    assert (said.task, said.episodes, said.few, said.play) == (["place_cube"], 5, study.few, study.play)
+    (pack,) = (job for job in study.jobs() if job.name == "packing")
+    assert f"rebuilt_by={again}" in pack.command

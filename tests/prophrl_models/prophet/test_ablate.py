@@ -30,10 +30,13 @@ from prophrl_models.prophet.train_settings import ProphetTrainConfig
 from tests.helpers.pages import Page
 
 TINY = ProphetTrainConfig(size="tiny", held_out=0.2)
-GOOD = {"psnr_db": 25.0, "ssim": 0.8, "tssim": 0.7, "epe_px": 0.4, "cosine": 0.5, "cosine_half_px": 0.6}
+GOOD = {
+    "psnr_db": 25.0, "ssim": 0.8, "tssim": 0.7,
+    "epe_px": 0.4, "epe_moving_px": 1.1, "cosine": 0.5, "cosine_half_px": 0.6, "cosine_moving": 0.5,
+}  # fmt: skip
 
 
-def facts(shift: float, *, seed: int = 0, still_cosine: float | None = None) -> dict[str, Any]:
+def facts(shift: float, *, seed: int = 0, still_epe: float = 1.0, still_cosine: float | None = None) -> dict[str, Any]:
     """What an evaluation writes: every metric ``shift`` better than GOOD."""
 
     def scores(values: dict[str, float | None]) -> dict[str, Any]:
@@ -44,7 +47,9 @@ def facts(shift: float, *, seed: int = 0, still_cosine: float | None = None) -> 
         return {"name": name, **{p: scores(values) for p in PROTOCOLS}, "horizon": curves}
 
     ours = {n: v + (shift if METRICS[n].higher_is_better else -shift) for n, v in GOOD.items()}
-    still: dict[str, float | None] = {**GOOD, "epe_px": 1.0, "cosine": still_cosine, "cosine_half_px": still_cosine}
+    still: dict[str, float | None] = {
+        **GOOD, "epe_px": still_epe, "cosine": still_cosine, "cosine_half_px": still_cosine, "cosine_moving": 0.0,
+    }  # fmt: skip
     return {
         "rows": [row(BASELINE, still), row("model", dict(ours))],
         "clips": {PROTOCOLS[0]: [["a", 0, 4]]},
@@ -56,13 +61,13 @@ def facts(shift: float, *, seed: int = 0, still_cosine: float | None = None) -> 
     }
 
 
-def arm(name: str, shifts: Sequence[float]) -> ArmResult:
-    runs = tuple(Run(k, f"runs/{name}/seed_{k}", facts(shift)) for k, shift in enumerate(shifts))
+def arm(name: str, shifts: Sequence[float], still_epe: float = 1.0) -> ArmResult:
+    runs = tuple(Run(k, f"runs/{name}/seed_{k}", facts(shift, still_epe=still_epe)) for k, shift in enumerate(shifts))
     return ArmResult(ARMS[name], runs, 1_250_000)
 
 
-def result(**arms: Sequence[float]) -> AblationResult:
-    return AblationResult(tuple(arm(name, shifts) for name, shifts in arms.items()), (0, 1))
+def result(still_epe: float = 1.0, **arms: Sequence[float]) -> AblationResult:
+    return AblationResult(tuple(arm(name, shifts, still_epe) for name, shifts in arms.items()), (0, 1))
 
 
 def test_every_arm_is_another_network_and_leaves_out_what_its_name_says() -> None:
@@ -110,18 +115,29 @@ def test_a_difference_counts_only_beyond_the_spread_of_single_trainings() -> Non
 
 def test_the_finding_follows_the_numbers() -> None:
     won = result(full=(0.09, 0.11), no_history=(0.0, 0.01), base=(-0.01, 0.01))
-    assert won.headline == "full wins on EPE and cosine by more than the seed spread"
+    assert won.headline == "full wins on EPE and cosine, over copying the last frame too, by more than the seed spread"
     assert won.sentences[0].startswith("full beats every other arm on EPE and cosine")
     lost = result(full=(0.09, 0.11), no_history=(0.29, 0.31), base=(-0.01, 0.01))
-    assert lost.headline == "full does not win throughout: 6 of 12 comparisons on EPE and cosine"
-    assert "6 better by more than the seed spread, 6 worse by more than it" in lost.sentences[0]
+    assert lost.headline == "full does not win throughout: 14 of 24 comparisons on EPE and cosine"
+    assert "10 better by more than the seed spread, 10 worse by more than it" in lost.sentences[0]
     assert lost.sentences[1].startswith("Against no_history: worse in EPE (single chunk) -0.2000 ± 0.0200")
     single = result(full=(0.1,), base=(0.0,))
-    assert single.headline == "full is ahead in 6 of 6 comparisons; the seed spread is not known yet"
+    assert single.headline == "full is ahead in 14 of 14 comparisons; the seed spread is not known yet"
     assert "spread unknown" in single.sentences[1]
     # A still video has no flow to compare: EPE is all there is.
     assert "nothing to compare in cos (single chunk)" in won.sentences[-1]
     assert "better in EPE (single chunk) +0.7000" in won.sentences[-1]
+
+
+def test_beating_every_arm_but_not_the_still_picture_is_no_win() -> None:
+    found = result(still_epe=0.2, full=(0.09, 0.11), no_history=(0.0, 0.01), base=(-0.01, 0.01))
+    assert {c.verdict for c in found.comparisons} == {"better"}
+    assert found.headline == (
+        "full does not win throughout: 22 of 24 comparisons on EPE and cosine; not ahead of copying the last frame in "
+        "EPE (single chunk), EPE (closed loop)"
+    )
+    level = result(still_epe=0.29, full=(0.05, 0.15), base=(-0.9, -0.91))  # ahead, by less than the spread
+    assert "does not win throughout" in level.headline
 
 
 def test_trainings_that_were_measured_differently_are_not_compared() -> None:

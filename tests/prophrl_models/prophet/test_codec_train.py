@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from prophrl_models.data.dataset import Dataset
+from prophrl_models.data.split import SplitError, held_out
 from prophrl_models.prophet.codec import load_codec
 from prophrl_models.prophet.codec_config import CodecConfig
 from prophrl_models.prophet.codec_pictures import Pictures
 from prophrl_models.prophet.codec_small import SmallCodec
 from prophrl_models.prophet.codec_train import CodecTrainOptions, codec_loss, train_codec
+from prophrl_models.prophet.trained_on import TrainedOn
 from prophrl_models.training.checkpoint import CheckpointError
 from prophrl_models.training.loop import LoopOptions, Progress
 from prophrl_models.training.settings import TrainingError
@@ -49,7 +51,7 @@ def _losses(folder: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def trained(dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     output = tmp_path_factory.mktemp("run") / "codec"
-    return output, train_codec([dataset_folder], output, TINY, OPTIONS)
+    return output, train_codec([dataset_folder], output, TINY, OPTIONS, held_out=0.1)
 
 
 def test_training_leaves_a_codec_with_normal_latents_and_its_measurements(
@@ -57,10 +59,10 @@ def test_training_leaves_a_codec_with_normal_latents_and_its_measurements(
 ) -> None:
     output, measured = trained
     codec, provenance = load_codec(output)
-    assert provenance["held_out"] == measured
-    assert len(provenance["dataset_hashes"]) == 1 and provenance["held_out_episodes"]
+    assert provenance["measured"] == measured and len(provenance["dataset_hashes"]) == 1
     assert not list(output.glob("resume*"))
-    frames = np.stack([Pictures([dataset_folder], 32, 48).group(np.random.default_rng(i)) for i in range(40)])
+    pictures = Pictures([dataset_folder], 32, 48, held_out=0.1)
+    frames = np.stack([pictures.group(np.random.default_rng(i)) for i in range(40)])
     latent = codec.encode_groups(torch.from_numpy(frames))
     torch.testing.assert_close(latent.mean(dim=(0, 2, 3)), torch.zeros(8), atol=0.35, rtol=0)
     torch.testing.assert_close(latent.std(dim=(0, 2, 3)), torch.ones(8), atol=0.35, rtol=0)
@@ -72,7 +74,7 @@ def test_measurements_are_those_of_the_saved_codec(
     """A second way: whole held-out pictures encoded and decoded as clips of five frames."""
     output, measured = trained
     codec, _ = load_codec(output)
-    pictures = Pictures([dataset_folder], 32, 48)
+    pictures = Pictures([dataset_folder], 32, 48, held_out=0.1)
     squares = []
     for seed in range(30):
         group = torch.from_numpy(pictures.group(np.random.default_rng(seed), held_out=True))[None]
@@ -104,12 +106,14 @@ def test_a_killed_run_continues_on_the_same_curve(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_codec([dataset_folder], tmp_path / "codec", TINY, OPTIONS, report=stop)
+        train_codec([dataset_folder], tmp_path / "codec", TINY, OPTIONS, held_out=0.1, report=stop)
     assert (tmp_path / "codec" / "resume.safetensors").is_file()
     other = replace(OPTIONS, latent_noise=0.3)
     with pytest.raises(CheckpointError, match="other data or settings"):
-        train_codec([dataset_folder], tmp_path / "codec", TINY, other)
-    measured = train_codec([dataset_folder], tmp_path / "codec", TINY, OPTIONS)
+        train_codec([dataset_folder], tmp_path / "codec", TINY, other, held_out=0.1)
+    with pytest.raises(CheckpointError, match="other data or settings"):
+        train_codec([dataset_folder], tmp_path / "codec", TINY, OPTIONS, held_out=0.1, split_seed=7)
+    measured = train_codec([dataset_folder], tmp_path / "codec", TINY, OPTIONS, held_out=0.1)
     np.testing.assert_allclose(_losses(tmp_path / "codec"), _losses(trained[0]), rtol=1e-5)
     assert measured == pytest.approx(trained[1], abs=1e-3)
 
@@ -147,11 +151,26 @@ def test_small_things_weigh_more_than_their_area() -> None:
     assert loss_of(at_object) > 3.0 * loss_of(spread)
 
 
-def test_held_out_episodes_are_not_trained_on(dataset_folder: Path) -> None:
-    pictures = Pictures([dataset_folder, dataset_folder], 32, 48)
-    training = {id(shots) for shots in pictures.training}
-    assert pictures.held_out and not training & {id(shots) for shots in pictures.held_out}
-    assert len(pictures.training) + len(pictures.held_out) == 6
+def test_what_the_world_model_holds_out_is_not_trained_on(
+    trained: tuple[Path, dict[str, float]], dataset_folder: Path
+) -> None:
+    dataset = Dataset(dataset_folder)
+    split = held_out(dataset, 0.1)
+    names = [row.episode_id for row in dataset.table]
+    pictures = Pictures([dataset_folder, dataset_folder], 32, 48, held_out=0.1)
+    for side, positions in ((pictures.training, split.train), (pictures.held_out, split.held_out)):
+        assert [shots.episode.metadata.episode_id for shots in side] == 2 * [names[position] for position in positions]
+    provenance = load_codec(trained[0])[1]
+    assert provenance["held_out"] == {"fraction": 0.1, "seed": 0}
+    said = [TrainedOn.of_provenance(provenance, "it").used(name, "any") for name in names]
+    assert said == ["yes" if position in split.train else "no" for position in range(3)]
+
+
+def test_without_a_split_all_is_trained_on_and_measured(dataset_folder: Path) -> None:
+    pictures = Pictures([dataset_folder], 32, 48)
+    assert len(pictures.training) == 3 and pictures.held_out is pictures.training
+    with pytest.raises(SplitError, match="none is left to hold out"):
+        Pictures([dataset_folder], 32, 48, held_out=1e-9)
 
 
 def test_a_given_camera_serves_episodes_without_a_calibration_and_belongs_to_the_run(tmp_path: Path) -> None:
@@ -162,7 +181,7 @@ def test_a_given_camera_serves_episodes_without_a_calibration_and_belongs_to_the
     given = replace(camera(), cx=camera().cx + 40.0)
     without, having = (Pictures([tmp_path / "blind"], 32, 48, view) for view in (None, given))
     assert (without.without_camera, having.without_camera) == (1, 0)
-    found = [shots.camera for shots in having.training + having.held_out]
+    found = [shots.camera for shots in having.training]
     places = {round(view.cx, 3) for view in found if view is not None}
     assert places == {round(view.resized(48, 32).cx, 3) for view in (camera(), given)}
 

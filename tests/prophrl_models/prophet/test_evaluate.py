@@ -16,7 +16,7 @@ from prophrl_models.prophet.evaluate import BASELINE, CHUNK, LOOP, EvaluationSet
 from prophrl_models.prophet.metrics import PSNR_LIMIT_DB
 from prophrl_models.prophet.playback import StillWorld, play
 from prophrl_models.prophet.scores import Paired, Scores, Spread
-from prophrl_models.prophet.trained_on import RECORD, TrainedOn
+from prophrl_models.prophet.trained_on import CODEC_RECORD, RECORD, TrainedOn
 from tests.helpers.drawn_world import CONVENTION, DrawnWorld, write_dataset
 
 LENGTHS = (30, 21, 40, 9, 34, 18, 26, 40)
@@ -29,6 +29,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def subject(world: DrawnWorld, row: str = "drawn", **provenance: object) -> Subject:
+    provenance = {CODEC_RECORD: TrainedOn().to_json(), **provenance}
     return Subject(row, f"a world with gain {world.gain}", lambda: world, provenance)
 
 
@@ -182,6 +183,8 @@ def test_what_cannot_be_compared_is_refused(dataset: Dataset) -> None:
         evaluate([subject(DrawnWorld(), BASELINE)], dataset, SETTINGS)
     with pytest.raises(EvaluationError, match="windows must be at least 1, got 0"):
         EvaluationSettings(windows=0)
+    with pytest.raises(EvaluationError, match="at least one pass, got 0"):
+        EvaluationSettings(passes=0)
 
 
 def test_a_model_that_was_trained_on_the_held_out_episodes_is_refused(dataset: Dataset) -> None:
@@ -211,6 +214,21 @@ def test_an_episode_is_known_again_in_a_dataset_of_another_hash(dataset: Dataset
     assert evaluate([subject(DrawnWorld(), **clean)], other, settings).notes == ()
     with pytest.raises(EvaluationError, match=r"use --held-out 0\.5 --split-seed 0, as in its training"):
         evaluate([subject(DrawnWorld(), **clean)], other, dataclasses.replace(settings, split_seed=1))
+
+
+def test_a_model_whose_codec_was_trained_on_the_held_out_episodes_is_refused(dataset: Dataset) -> None:
+    settings = EvaluationSettings(held_out=0.5, windows=1, chunks=1, episodes=1, sensitivity=False)
+    split = held_out(dataset, 0.5)
+    kept, left_out = ([dataset.table[p].episode_id for p in side] for side in (split.train, split.held_out))
+    record = {RECORD: TrainedOn.of(kept).to_json(), "held_out": {"fraction": 0.5, "seed": 0}}
+    leaking = {**record, CODEC_RECORD: TrainedOn.of([*kept, left_out[0]]).to_json()}
+    with pytest.raises(EvaluationError, match=f"the codec of a world .* was trained on 1 of the .*{left_out[0]}"):
+        evaluate([subject(DrawnWorld(), **leaking)], dataset, settings)
+    clean = {**record, CODEC_RECORD: TrainedOn.of(kept).to_json()}
+    assert evaluate([subject(DrawnWorld(), **clean)], dataset, settings).notes == ()
+    silent = Subject("drawn", "an older world", DrawnWorld, record)
+    (note,) = evaluate([silent], dataset, settings).notes
+    assert note.startswith("the codec of an older world does not say which episodes it was trained on")
 
 
 def test_old_checkpoints_are_evaluated_with_a_note(dataset: Dataset) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch.utils import _pytree
 
 from prophrl_models.prophet.attention import attend
-from prophrl_models.prophet.config import MemoryConfig, NetworkConfig
-from prophrl_models.prophet.memory import HistoryMemory, frame_levels, token_count
+from prophrl_models.prophet.config import MemoryConfig, NetworkConfig, ProphetConfig, preset
+from prophrl_models.prophet.memory import HistoryMemory, frame_levels, position_code, token_count
 from prophrl_models.prophet.network import GATE_SPEED, Prophet
 
 STRIDES = ((1, 2, 2), (1, 2, 3), (1, 4, 6))
@@ -164,3 +164,34 @@ def test_unusable_memory_settings_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             MemoryConfig(**bad)
+
+
+def test_with_positions_tokens_of_equal_content_are_told_apart_by_when_and_where() -> None:
+    plain = HistoryMemory(MemoryConfig(strides=STRIDES), 16, 64)
+    placed = HistoryMemory(MemoryConfig(strides=STRIDES, positions=True), 16, 64)
+    placed.load_state_dict(plain.state_dict())  # no parameters of its own: published layouts stay as they are
+    history = torch.ones(1, 16, 15, 4, 6)
+    level = slice(10, 23)  # the coarsest level: 13 frames of one token
+    assert len(plain.tokens(history)[0, level].unique(dim=0)) == 1
+    tokens = placed.tokens(history)[0]
+    assert len(tokens.unique(dim=0)) == len(tokens) == 23
+    code = tokens - plain.tokens(history)[0]
+    newest = position_code(torch.zeros(1), torch.tensor([0.5, 2.5]), torch.tensor([0.5, 2.5, 4.5]), 64)
+    torch.testing.assert_close(code[:6], newest)  # centres of windows of 2 x 2
+    oldest = position_code(torch.tensor([14.0]), torch.tensor([1.5]), torch.tensor([2.5]), 64)
+    torch.testing.assert_close(code[level][:1], oldest)
+
+
+def test_positions_count_from_the_newest_frame() -> None:
+    memory = HistoryMemory(MemoryConfig(strides=STRIDES, positions=True), 16, 64)
+    history = torch.randn(1, 16, 15, 4, 6)
+    torch.testing.assert_close(memory.tokens(history)[:, :10], memory.tokens(history[:, :, 5:])[:, :10])
+
+
+def test_only_the_small_world_has_positions_and_older_files_have_none() -> None:
+    for name in ("tiny", "small", "base", "2b"):
+        config = preset(name)
+        assert config.network.memory is not None and config.network.memory.positions == (name == "small")
+    stored = preset("tiny").to_json()
+    del stored["network"]["memory"]["positions"]
+    assert ProphetConfig.from_json(stored) == preset("tiny")

@@ -66,6 +66,15 @@ def test_the_known_frame_and_padding_have_no_loss() -> None:
     assert float(velocity_loss(predicted, target)) == pytest.approx(10.0 * 9.0 * 2 / 5)
 
 
+def test_channels_count_by_their_weight() -> None:
+    predicted, target = torch.zeros(2, 4, 3, 2, 2), torch.zeros(2, 4, 3, 2, 2)
+    predicted[:, 1] = 2.0
+    weight_C = torch.tensor([2.0, 0.5, 1.0, 0.5])
+    plain = float(velocity_loss(predicted, target))
+    assert float(velocity_loss(predicted, target, weight_C=weight_C)) == pytest.approx(0.5 * plain)
+    assert float(velocity_loss(predicted, target, weight_C=torch.ones(4))) == plain
+
+
 def test_the_true_velocity_gives_the_clip_back() -> None:
     clip, noise = _clip_and_noise()
     t = torch.tensor([0.1, 0.6, 0.98], dtype=torch.float64)

@@ -40,6 +40,12 @@ def test_a_packed_world_is_half_as_large_and_computes_nearly_the_same(original: 
     assert said["packed"] == "float16" and said["rebuild"] == "make it so" and said["training"] == {"steps": 3}
 
 
+def test_notes_add_to_the_provenance_and_replace_nothing(original: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="says training itself"):
+        pack_prophet(original, tmp_path / "packed", notes={"training": "none"})
+    assert not (tmp_path / "packed").exists()
+
+
 def test_it_is_never_written_over_something_else(original: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="choose another folder"):
         pack_prophet(original, original)

@@ -20,7 +20,7 @@ from calibration.poses import ActionConvention
 from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
 from prophrl_models.data.latents import LatentError
 from prophrl_models.data.split import held_out
-from prophrl_models.prophet.checkpoint import load_prophet
+from prophrl_models.prophet.checkpoint import load_prophet, read_sampling
 from prophrl_models.prophet.codec_train import CodecTrainOptions
 from prophrl_models.prophet.config import preset
 from prophrl_models.prophet.train import train_prophet
@@ -28,6 +28,7 @@ from prophrl_models.prophet.train_data import network_config
 from prophrl_models.prophet.train_open import Origin
 from prophrl_models.prophet.train_settings import ClipOptions, ProphetTrainConfig, load_prophet_config
 from prophrl_models.prophet.trained_on import RECORD, TrainedOn
+from prophrl_models.prophet.worlds import load_world
 from prophrl_models.training.loop import LoopOptions
 from prophrl_models.training.settings import TrainingError
 from tests.helpers.prophet_data import codec_folder, new_codec, write_reaches
@@ -100,6 +101,28 @@ def test_the_checkpoint_says_where_it_comes_from(made: Path, checkpoint: Path) -
     assert "clips.weights" not in started_with  # runs from before datasets could weigh differently go on
 
 
+def test_the_checkpoint_is_sampled_as_its_settings_say(made: Path, checkpoint: Path, tmp_path: Path) -> None:
+    assert read_sampling(checkpoint).steps == CONFIG.sampling_steps == 10
+    folder = train_prophet([made / "dataset"], tmp_path / "run", brief(1, sampling_steps=2), origin=origin(made))
+    assert read_sampling(folder).steps == 2 and load_world(folder).sampler.steps == 2
+    assert load_prophet_config(PRESETS / "small.yaml").sampling_steps == 1
+    with pytest.raises(TrainingError, match="sampling_steps must be at least 1, got 0"):
+        brief(sampling_steps=0)
+
+
+def test_channels_weigh_as_they_show_where_the_settings_say_so(made: Path, tmp_path: Path) -> None:
+    plain = train_prophet([made / "dataset"], tmp_path / "plain", brief(2), origin=origin(made))
+    settings = brief(2, channel_weighting="decoder")
+    weighed = train_prophet([made / "dataset"], tmp_path / "weighed", settings, origin=origin(made))
+    said = load_prophet(weighed)[3]["channel_weights"]
+    assert len(said) == 16 and np.mean(said) == pytest.approx(1.0, abs=1e-3) and np.std(said) > 0.01
+    assert "channel_weights" not in load_prophet(plain)[3]
+    assert curve(tmp_path / "plain") != curve(tmp_path / "weighed")
+    assert "channel_weighting" not in json.loads((tmp_path / "plain" / "settings.json").read_text())
+    with pytest.raises(TrainingError, match="dataset folders"):
+        brief(channel_weighting="decoder", mixture="mixture.yaml")
+
+
 def test_the_checkpoint_is_the_moving_average_of_what_was_learned(made: Path, tmp_path: Path) -> None:
     folder = train_prophet([made / "dataset"], tmp_path / "a", brief(4), origin=origin(made))
     loop = dataclasses.replace(brief(4).loop, ema=0.0)
@@ -140,13 +163,20 @@ def test_a_codec_is_trained_along_and_used_again(made: Path, tmp_path: Path) -> 
         batch=2, crop=32, statistics_groups=8, loop=LoopOptions(steps=2, warmup=1, log_every=1, save_every=1)
     )
     out, said, told = tmp_path / "run", [], []
-    folder = train_prophet([made / "dataset"], out, brief(1, codec=codec), say=said.append, codec_progress=told.append)
+    settings = brief(1, codec=codec, held_out=0.5)
+    folder = train_prophet([made / "dataset"], out, settings, say=said.append, codec_progress=told.append)
     assert "trains a codec" in said[0] and len(told) == 2
     assert (out / "codec" / "codec.safetensors").is_file() and (out / "latents").is_dir()
     again = Origin(codec=folder, latents=out / "latents")  # a world model's folder serves as a codec's
     other = train_prophet([made / "dataset"], tmp_path / "other", brief(1), origin=again)
     assert load_prophet(other)[3]["codec_hash"] == load_prophet(folder)[3]["codec_hash"]
     assert load_prophet(other)[3]["latents"] == load_prophet(folder)[3]["latents"]
+    dataset = Dataset(made / "dataset")
+    split = held_out(dataset, 0.5)
+    for world in (folder, other):
+        seen = TrainedOn.of_codec(load_prophet(world)[3], "it")
+        said = [seen.used(row.episode_id, dataset.content_hash) for row in dataset.table]
+        assert said == ["yes" if position in split.train else "no" for position in range(len(dataset))]
 
 
 @pytest.mark.parametrize("stream", ["memory", "action_frames", "scalar_actions"])

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from prophrl_models.data.split import is_held_out
-from prophrl_models.prophet.trained_on import DIGEST_BYTES, RECORD, OldTraining, TrainedOn
+from prophrl_models.prophet.trained_on import CODEC_RECORD, DIGEST_BYTES, RECORD, OldTraining, TrainedOn
 from prophrl_models.training.checkpoint import CheckpointError
 
 NAMES = [f"20260101T{k:09d}-place_cube" for k in range(2000)]
@@ -54,3 +54,12 @@ def test_a_damaged_record_is_refused(damage: dict[str, object]) -> None:
     raw = {**TrainedOn.of(["a"]).to_json(), **damage}
     with pytest.raises(CheckpointError, match="trained_episodes in its provenance cannot be read"):
         TrainedOn.of_provenance({RECORD: raw}, "it")
+
+
+def test_a_checkpoint_says_what_its_codec_was_trained_on_or_that_it_does_not() -> None:
+    said = {RECORD: TrainedOn.of(NAMES[:2]).to_json(), CODEC_RECORD: TrainedOn.of(NAMES[1:3]).to_json()}
+    assert TrainedOn.of_codec(said, "it") == TrainedOn.of(NAMES[1:3])
+    assert TrainedOn.of_codec({RECORD: said[RECORD]}, "it").used(NAMES[0], "any") == "unknown"
+    assert TrainedOn.of_codec({"converted": {"from": "x"}}, "2b").used("any", "") == "no"
+    with pytest.raises(CheckpointError, match=CODEC_RECORD):
+        TrainedOn.of_codec({CODEC_RECORD: {"count": 1}}, "it")

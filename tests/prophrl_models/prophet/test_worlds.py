@@ -153,6 +153,29 @@ def test_a_world_trained_on_short_clips_imagines_only_what_is_kept() -> None:
     assert torch.equal(seen(short)["actions"], seen(whole)["actions"])
 
 
+def test_what_has_not_changed_is_shown_as_it_was_and_latents_roll_on_as_they_are() -> None:
+    plain, over = make_world(), make_world()
+    over.over_known = True
+    begun = begin(plain)
+    texture = torch.randint(-5, 6, begun.frame_BHW3.shape, generator=torch.Generator().manual_seed(0))
+    first = (begun.frame_BHW3.int() + texture).to(torch.uint8)
+    starts = [world.begin(first, begun.state_B7, cameras=[CAMERA], seeds_B=[0]) for world in (plain, over)]
+    moves = steps_of([0] * 4 + [6] + [0] * 3)
+    (ahead, decoded), (ahead_over, shown) = (
+        world.advance(state, moves, 8) for world, state in zip((plain, over), starts, strict=True)
+    )
+    assert torch.equal(shown[:, :4], first[:, None].expand(-1, 4, -1, -1, -1)), "nothing has moved yet"
+    assert not torch.equal(decoded[:, 0], first), "the codec knows no texture"
+    assert torch.equal(shown[:, 4:], decoded[:, 4:])
+    assert torch.equal(ahead_over.frame_BHW3, shown[:, -1])
+    histories = [state.history for state in (ahead, ahead_over)]
+    assert torch.equal(histories[0].groups_BCNHW, histories[1].groups_BCNHW)
+    with pytest.raises(ValueError, match="groupwise"):
+        codec = MeanCodec()
+        codec.groupwise = False
+        ProphetWorld(plain.sampler, codec, plain.config, over_known=True)
+
+
 def test_missing_actions_are_holds_and_scaled_into_the_first_arm() -> None:
     world = make_world()
     world.advance(begin(world), steps_of([1, 2, 3], opening=0.25), 2)
@@ -388,7 +411,8 @@ def test_a_checkpoint_folder_becomes_a_world(tmp_path: Path) -> None:
     torch.nn.init.normal_(network.proj_out.weight, std=0.05)
     provenance = {"dataset_hashes": [], "calibration_ids": []}
     save_prophet(tmp_path / "a", network, codec, tiny, provenance, sampling=Sampling(steps=3, solver="euler"))
-    world = load_world(tmp_path / "a")
+    assert load_world(tmp_path / "a").over_known, "as its codec is groupwise"
+    world = load_world(tmp_path / "a", over_known=False)
     assert world.sampler.steps == 3 and world.sampler.solver == "euler" and world.actions == 20
     expected = ProphetWorld(Sampler(network.eval(), steps=3, solver="euler", schedule="flow"), codec, tiny)
     found = world.advance(begin(world), steps_of([1, 2]), 2)[1]

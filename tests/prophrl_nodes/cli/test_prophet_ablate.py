@@ -67,6 +67,10 @@ def test_every_arm_and_seed_is_one_command_a_user_would_type(home: Path, tmp_pat
     settings = load_prophet_config(train[train.index("--config") + 1])
     assert settings.network == {"blocks": 1, "memory": None} and settings.loop.steps == 2
     assert measure[:2] == ["prophet", "eval"] and measure[measure.index("--held-out") + 1] == "0.4"
+    assert "--steps" not in measure, "each checkpoint's own passes"
+    other = prophet_ablate._study(parsed(home, tmp_path / "out", "--passes", 3))
+    asked = [list(job.command) for job in jobs_of(other) if job.name.endswith("evaluation")]
+    assert {command[command.index("--steps") + 1] for command in asked} == {"3"}
     assert not any(job.is_done() for job in jobs) and not jobs[3].is_ready()
     commands = [list(job.command) for job in jobs[1::2]]
     options = {tuple(command[command.index("--out") + 2 :]) for command in commands}
@@ -93,6 +97,10 @@ def test_without_a_codec_the_study_trains_one_for_all(home: Path, tmp_path: Path
     codec = list(jobs[0].command)[6]
     assert all(codec in job.command for job in jobs if job.name.endswith("0: training"))
     assert not jobs[1].is_ready()
+    Path(codec).mkdir(parents=True)
+    assert not jobs[1].is_ready(), "its training has only begun"
+    codec_folder(Path(codec))
+    assert jobs[1].is_ready()
 
 
 @pytest.mark.slow

@@ -52,6 +52,10 @@ def test_checkpoints_of_one_name_become_one_row(
 def test_names_and_folders_are_told_apart() -> None:
     named = prophet_eval._named(["runs/full", "no history=runs/b", "./a=b/c"])
     assert named == [("full", Path("runs/full")), ("no history", Path("runs/b")), ("c", Path("./a=b/c"))]
+    runs = prophet_eval._named(["runs/a/prophet", "runs/b/prophet", "other/a/prophet"])
+    assert [name for name, _ in runs] == ["a (1)", "b", "a (2)"], "other trainings are no seeds of one"
+    mixed = prophet_eval._named(["a=runs/x", "a=runs/y", "runs/a/prophet"])
+    assert [name for name, _ in mixed] == ["a", "a", "a (3)"]
     with pytest.raises(prophet_eval.UsageError, match="'=runs/a' is no checkpoint"):
         prophet_eval._named(["=runs/a"])
 

@@ -21,6 +21,7 @@ from prophrl_models.prophet.checkpoint import Sampling, save_prophet
 from prophrl_models.prophet.codec import build_codec
 from prophrl_models.prophet.config import preset
 from prophrl_models.prophet.network import Prophet
+from prophrl_models.prophet.trained_on import CODEC_RECORD, RECORD, TrainedOn
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
 from prophrl_models.reward.classifier_judge import save_classifier
@@ -72,7 +73,8 @@ def test_policies_are_ranked_on_both_sides_and_verdicts_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_dataset(tmp_path / "data", 3)
-    world = write_world(tmp_path / "world", [])
+    nothing = TrainedOn().to_json()
+    world = write_world(tmp_path / "world", [], **{RECORD: nothing, CODEC_RECORD: nothing})
     looks = ClassifierConfig((INSTRUCTION,), frames=4, height=24, width=32, channels=(8, 8, 8, 8), token=16, heads=2)
     judge = save_classifier(tmp_path / "judge", SuccessClassifier(looks).eval(), Decision(), {"made_for": "a test"})
     policies = [write_untrained(tmp_path / name / "policy", TASK, seed) for seed, name in enumerate("abc")]
@@ -85,7 +87,7 @@ def test_policies_are_ranked_on_both_sides_and_verdicts_are_kept(
     assert [p["name"] for p in told["policies"]] == ["a", "b", "c"]
     assert [p["twin"]["successes"] for p in told["policies"]] == [0, 2, 3]
     assert all(p["imagined"]["trials"] == 3 for p in told["policies"])
-    assert "The world was not trained on this dataset: 3 of its 3 starts are used." in told["notes"]
+    assert "3 starts, of 3 in episodes that the world was not trained on (3 in all)." in told["notes"]
     assert Path(told["report"]).is_file() and len(list((out / "videos").glob("*.mp4"))) == 3
     kept = sorted((out / "imagined").glob("*.json"))
     changed = kept[0].stat().st_mtime_ns
@@ -99,16 +101,28 @@ def test_policies_are_ranked_on_both_sides_and_verdicts_are_kept(
 
 def test_only_starts_the_world_has_not_seen_are_used(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", 8)
-    seen = [data.content_hash]
-    world = write_world(tmp_path / "some", seen, held_out={"fraction": 0.4, "seed": 2})
+    names = [f"reach-{k}" for k in range(8)]
+    assert [row.episode_id for row in data.table] == names
+    network, codec = TrainedOn.of(names[:5]).to_json(), TrainedOn.of(names[2:6]).to_json()
+    # What counts are the episodes: the dataset was built anew since then, so its hash is another.
+    world = write_world(tmp_path / "some", ["another"], **{RECORD: network, CODEC_RECORD: codec})
+    starts, note = unseen_starts(data, world, INSTRUCTION)
+    assert [start.source for start in starts] == names[6:]
+    assert note == "2 starts, of 2 in episodes that the world was not trained on (8 in all)."
+    (one,) = unseen_starts(data, world, INSTRUCTION, most=1)[0]
+    assert one.source in names[6:]
+    everything = {RECORD: TrainedOn.of(names).to_json(), CODEC_RECORD: codec}
+    with pytest.raises(StudyError, match="was trained on all 8 episodes"):
+        unseen_starts(data, write_world(tmp_path / "all", [], **everything), INSTRUCTION)
+
+
+def test_starts_of_worlds_that_do_not_say_what_they_have_seen_are_used_with_a_note(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 8)
+    world = write_world(tmp_path / "old", [data.content_hash], held_out={"fraction": 0.4, "seed": 2})
     starts, note = unseen_starts(data, world, INSTRUCTION)
     expected = {data.table[p].episode_id for p in held_out(data, 0.4, 2).held_out}
     assert {start.source for start in starts} == expected and 0 < len(expected) < 8
-    assert note == "2 starts, of 2 in episodes that the world was not trained on (8 in all)."
-    (one,) = unseen_starts(data, world, INSTRUCTION, most=1)[0]
-    assert one.source in expected
-    with pytest.raises(StudyError, match="of no episode that it was held out"):
-        unseen_starts(data, write_world(tmp_path / "all", seen), INSTRUCTION)
+    assert "does not say whether it was trained on them (old, the codec of old)" in note
 
 
 def test_impossible_rankings_are_refused(tmp_path: Path) -> None:

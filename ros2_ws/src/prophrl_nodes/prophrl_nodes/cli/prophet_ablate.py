@@ -52,6 +52,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", type=int, default=64, help="single chunks (default: 64)")
     parser.add_argument("--episodes", type=int, default=32, help="closed loops, at most (default: 32)")
     parser.add_argument("--noise-seeds", type=int, default=1, help="samples of each world (default: 1)")
+    parser.add_argument("--passes", type=int, help="of a network for a chunk (default: the settings' sampling_steps)")
     parser.add_argument("--batch", type=int, default=8, help="clips imagined together (default: 8)")
     parser.add_argument("--videos", type=int, default=2, help="closed loops filmed for each training (default: 2)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
@@ -98,6 +99,7 @@ def _study(options: argparse.Namespace) -> Any:
         batch=options.batch,
         noise_seeds=options.noise_seeds,
         videos=options.videos,
+        passes=options.passes,
         sensitivity=False,
     )
     return WorldStudy(

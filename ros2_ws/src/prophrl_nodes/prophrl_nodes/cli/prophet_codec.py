@@ -2,8 +2,8 @@
 
   prophrl prophet codec runs/dataset runs/codec --preset small
 
-Settings are the part ``codec`` of a world model's; the picture size is the preset's. Ctrl-C stops it; the same command
-goes on where it stopped.
+Settings are the part ``codec`` of a world model's; picture size and held-out episodes are the preset's. Ctrl-C stops
+it; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
             preset(config.size).codec,
             settings,
             camera=given_camera(options),
+            held_out=config.held_out,
+            split_seed=config.split_seed,
             device="cuda" if torch.cuda.is_available() else "cpu",
             report=bars.training("codec step"),
         )

@@ -4,7 +4,8 @@
   prophrl prophet eval full=runs/a full=runs/b "no history"=runs/c runs/dataset --out runs/ablations
 
 NAME=CHECKPOINT names a row of the table. Checkpoints of one name are one row: the same model trained with different
-seeds, whose spread says which differences count. "copy last frame" is always among the rows.
+seeds, whose spread says which differences count. Without names every checkpoint is a row of its own, named after its
+run. "copy last frame" is always among the rows.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
         noise_seeds=options.noise_seeds,
         seed=options.seed,
         videos=options.videos,
+        passes=options.steps,
         sensitivity=not options.no_sensitivity,
         lpips=options.lpips,
     )
@@ -91,16 +93,26 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _named(arguments: Sequence[str]) -> list[tuple[str, Path]]:
-    """Rows and folders of the checkpoint arguments."""
-    named = []
+    """Rows and folders of the checkpoint arguments.
+
+    A folder called ``prophet`` is named after the run that holds it. Only the same NAME= makes one row of several
+    checkpoints; folders that would share a name without one are numbered.
+    """
+    from prophrl_nodes.studies.fast_trials import distinct_names
+
+    found: list[tuple[str, Path, bool]] = []
     for argument in arguments:
         name, equals, folder = argument.partition("=")
-        if not equals or "/" in name:
-            name, folder = Path(argument).name, argument
+        given = bool(equals) and "/" not in name
+        if not given:
+            folder = argument
+            path = Path(folder).resolve()
+            name = path.parent.name if path.name == "prophet" else path.name
         if not name.strip() or not folder:
             raise UsageError(f"{argument!r} is no checkpoint; give a folder, or NAME=FOLDER")
-        named.append((name.strip(), Path(folder)))
-    return named
+        found.append((name.strip(), Path(folder), given))
+    distinct = distinct_names([name for name, _, _ in found])
+    return [(name if given else other, folder) for (name, folder, given), other in zip(found, distinct, strict=True)]
 
 
 def _subject(name: str, folder: Path, options: argparse.Namespace) -> Any:

@@ -14,7 +14,7 @@ Held-out placements are never recorded: policies are compared on those later.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class ReferenceWorld:
         found: list[Job] = []
         for number, task in enumerate(self.tasks):
             found += self._recordings(task, number)
-        return [*found, *self._training()]
+        return [*found, *self._training(found)]
 
     def _recordings(self, task: str, number: int) -> list[Job]:
         at = self.out
@@ -102,26 +102,38 @@ class ReferenceWorld:
         train = prophrl("train", "policy", few, policy, "--steps", FEW_STEPS)
         plan = prophrl("trials", "plan", play, "--task", task, "--trials", self.play, "--play", "--seed", seed)
 
-        made = [
-            ("demonstrations", launch_collect, lambda: kept() >= self.episodes, kept, self.episodes),
-            ("dataset", build, lambda: complete(demonstrations), _nothing, 0),
-            (f"{self.few} of them", choose, lambda: complete(few), _nothing, 0),
-            (
-                "a policy that plays",
-                train,
-                (policy / "policy" / PROVENANCE).is_file,
-                lambda: last_step(policy),
-                FEW_STEPS,
-            ),
-            ("placements to play from", plan, (play / "plan.json").is_file, _nothing, 0),
-            ("play", launch_play, lambda: tried() >= self.play, tried, self.play),
-        ]
-        return [
-            Job(f"{task}: {what}", command, at / "logs" / f"{task}_{k}.log", done, step=step, steps=steps)
-            for k, (what, command, done, step, steps) in enumerate(made, 1)
-        ]
+        def recorded() -> bool:
+            return kept() >= self.episodes
 
-    def _training(self) -> list[Job]:
+        def planned() -> bool:
+            return (play / "plan.json").is_file()
+
+        def plays() -> bool:
+            return (policy / "policy" / PROVENANCE).is_file()
+
+        logs = at / "logs"
+        return [
+            Job(
+                f"{task}: demonstrations", launch_collect, logs / f"{task}_1.log", recorded,
+                step=kept, steps=self.episodes,
+            ),
+            Job(f"{task}: dataset", build, logs / f"{task}_2.log", lambda: complete(demonstrations), recorded),
+            Job(
+                f"{task}: {self.few} of them", choose, logs / f"{task}_3.log", lambda: complete(few),
+                lambda: complete(demonstrations),
+            ),
+            Job(
+                f"{task}: a policy that plays", train, logs / f"{task}_4.log", plays, lambda: complete(few),
+                step=lambda: last_step(policy), steps=FEW_STEPS,
+            ),
+            Job(f"{task}: placements to play from", plan, logs / f"{task}_5.log", planned),
+            Job(
+                f"{task}: play", launch_play, logs / f"{task}_6.log", lambda: tried() >= self.play,
+                lambda: plays() and planned(), step=tried, steps=self.play,
+            ),
+        ]  # fmt: skip
+
+    def _training(self, recordings: Sequence[Job]) -> list[Job]:
         at = self.out
         logs, dataset, codec, world = at / "logs", at / "dataset", at / "codec", at / "world"
         checkpoint, packed, report = world / "prophet", at / PACKED, at / "report"
@@ -132,19 +144,39 @@ class ReferenceWorld:
         build = prophrl("dataset", "build", *bags, dataset, *outcomes, "--discarded")
         train_codec = prophrl("prophet", "codec", dataset, codec, "--preset", "small", *codec_steps)
         train = prophrl("prophet", "train", dataset, world, "--preset", "small", "--codec", codec, *world_steps)
+        notes = {
+            "rebuilt_by": self.command_line(),
+            "evaluated_by": f"prophrl prophet eval {packed.name} {dataset.name} --out {report.name}",
+        }
+        said = [word for key, text in notes.items() for word in ("--note", f"{key}={text}")]
+        pack = prophrl("prophet", "pack", checkpoint, packed, *said)
         measure = prophrl("prophet", "eval", packed, dataset, "--out", report)
         return [
-            Job("all recordings as one dataset", build, logs / "dataset.log", lambda: complete(dataset)),
-            Job("codec", train_codec, logs / "codec.log", (codec / CODEC_PROVENANCE).is_file),
-            Job("world model", train, logs / "world.log", lambda: is_prophet(checkpoint)),
             Job(
-                "packing",
-                prophrl("prophet", "pack", checkpoint, packed),
-                logs / "pack.log",
+                "all recordings as one dataset", build, logs / "dataset.log", lambda: complete(dataset),
+                lambda: all(job.is_done() for job in recordings),
+            ),
+            Job(
+                "codec", train_codec, logs / "codec.log", (codec / CODEC_PROVENANCE).is_file,
+                lambda: complete(dataset),
+            ),
+            Job(
+                "world model", train, logs / "world.log", lambda: is_prophet(checkpoint),
+                (codec / CODEC_PROVENANCE).is_file,
+            ),
+            Job("packing", pack, logs / "pack.log", lambda: is_prophet(packed), lambda: is_prophet(checkpoint)),
+            Job(
+                "evaluation", measure, logs / "evaluation.log", (report / "report.html").is_file,
                 lambda: is_prophet(packed),
             ),
-            Job("evaluation", measure, logs / "evaluation.log", (report / "report.html").is_file),
-        ]
+        ]  # fmt: skip
+
+    def command_line(self) -> str:
+        """What makes the same again, in any folder."""
+        tasks = [] if self.tasks == TASK_IDS else [word for task in self.tasks for word in ("--task", task)]
+        numbers = {"--episodes": self.episodes, "--few": self.few, "--play": self.play, "--seed": self.seed}
+        numbers |= {"--codec-steps": self.codec_steps, "--steps": self.world_steps}
+        return " ".join(["prophrl prophet reference OUT", *tasks, *(f"{name} {n}" for name, n in numbers.items())])
 
 
 def complete(dataset: Path) -> bool:

@@ -25,7 +25,7 @@ from prophrl_models.data.split import held_out
 from prophrl_models.prophet.ablate import Arm, arm_settings
 from prophrl_models.prophet.ablate_report import write_ablation_report
 from prophrl_models.prophet.ablate_result import AblationResult, ArmResult, read_run
-from prophrl_models.prophet.checkpoint import PROVENANCE, WEIGHTS
+from prophrl_models.prophet.checkpoint import PROVENANCE, WEIGHTS, is_prophet
 from prophrl_models.prophet.codec import PROVENANCE as CODEC_PROVENANCE
 from prophrl_models.prophet.evaluate import EvaluationSettings
 from prophrl_models.prophet.train_open import CHECKPOINT_FOLDER
@@ -178,6 +178,11 @@ def is_measured(study: WorldStudy, arm: str, seed: int) -> bool:
     )
 
 
+def has_codec(folder: Path) -> bool:
+    """Whether a folder is a finished codec, or a world model whose codec can be taken."""
+    return (folder / CODEC_PROVENANCE).is_file() or is_prophet(folder)
+
+
 def parameters(weights: Path) -> int:
     """Numbers in a safetensors file, from its header."""
     with safe_open(str(weights), framework="pt") as file:
@@ -209,7 +214,7 @@ def _train_job(study: WorldStudy, arm: str, seed: int) -> Job:
         prophrl("prophet", "train", *study.datasets, folder, *options),
         study.out / "logs" / f"{arm}_{seed}_train.log",
         is_done=lambda: is_trained(folder),
-        is_ready=study.codec_folder.is_dir,
+        is_ready=lambda: has_codec(study.codec_folder),
         step=lambda: last_step(folder),
         steps=study.config.loop.steps,
     )
@@ -230,6 +235,7 @@ def _eval_job(study: WorldStudy, arm: str, seed: int) -> Job:
         "--device": study.device,
     }
     options = [word for pair in numbers.items() for word in pair]
+    options += ["--steps", e.passes] if e.passes else []
     switches = [] if e.sensitivity else ["--no-sensitivity"]
     switches += ["--lpips"] if e.lpips else []
     named, to = f"{arm}={folder / CHECKPOINT_FOLDER}", folder / "eval"

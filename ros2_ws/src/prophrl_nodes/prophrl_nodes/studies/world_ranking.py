@@ -12,12 +12,12 @@ from typing import Any
 
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.files import write_json
-from prophrl_models.data.split import held_out
 from prophrl_models.policies.load import load_policy
 from prophrl_models.prophet.checkpoint import PROVENANCE
 from prophrl_models.prophet.imagined import Prompt
 from prophrl_models.prophet.rank_report import VIDEOS, ImaginedVideo
 from prophrl_models.prophet.rollout import ImaginedWorld
+from prophrl_models.prophet.trained_on import TrainedOn
 from prophrl_models.reward.judge import Judge
 from prophrl_models.rl.rollouts import RolloutWorker, Unit, derived_seed
 from prophrl_models.rl.settings import RolloutOptions
@@ -71,35 +71,34 @@ def unseen_starts(
 ) -> tuple[list[Prompt], str]:
     """Starts of episodes with this instruction that the world was not trained on, and a note on how they were chosen.
 
+    Network and codec both count. Where no episode is certainly new to them, those are used of which the checkpoint does
+    not say whether they are, and the note says so.
+
     Args:
         most: so many of them, drawn with ``seed``; 0: all.
 
     Raises:
-        StudyError: the world was trained on all of them, or does not say on which.
+        StudyError: the world was trained on all of them.
         TrainingError: no episode has that instruction.
+        CheckpointError: the world's record of its episodes is damaged.
     """
     starts = dataset_starts(dataset, instructions=[instruction])
     made_of = json.loads((world / PROVENANCE).read_text())
-    if dataset.content_hash not in made_of.get("dataset_hashes", ()):
-        kept = _some(starts, most, seed)
-        return kept, f"The world was not trained on this dataset: {len(kept)} of its {len(starts)} starts are used."
-    left_out = made_of.get("held_out") or {}
-    fraction = float(left_out.get("fraction", 0.0))
-    if fraction == 0.0:
-        raise StudyError(
-            f"{world} was trained on this dataset and says of no episode that it was held out; give another dataset, "
-            "or train with held_out"
-        )
-    split = held_out(dataset, fraction, int(left_out["seed"]))
-    ids = {dataset.table[position].episode_id for position in split.held_out}
-    kept = [start for start in starts if start.source in ids]
+    trained_on = TrainedOn.of_provenance(made_of, world.name).joined(TrainedOn.of_codec(made_of, world.name))
+    answers = [trained_on.used(start.source, dataset.content_hash) for start in starts]
+    kept = [start for start, used in zip(starts, answers, strict=True) if used == "no"]
+    which = "in episodes that the world was not trained on"
     if not kept:
-        raise StudyError(f"none of the {len(ids)} episodes that {world} has not seen is one of {instruction!r}")
+        kept = [start for start, used in zip(starts, answers, strict=True) if used == "unknown"]
+        old = ", ".join(dict.fromkeys(training.checkpoint for training in trained_on.old))
+        which = f"in episodes of which the world does not say whether it was trained on them ({old})"
+    if not kept:
+        raise StudyError(
+            f"{world} was trained on all {len(starts)} episodes of {instruction!r} in {dataset.folder}; give another "
+            "dataset, or train with held_out"
+        )
     used = _some(kept, most, seed)
-    return (
-        used,
-        f"{len(used)} starts, of {len(kept)} in episodes that the world was not trained on ({len(starts)} in all).",
-    )
+    return used, f"{len(used)} starts, of {len(kept)} {which} ({len(starts)} in all)."
 
 
 def _some(starts: list[Prompt], most: int, seed: int) -> list[Prompt]:
