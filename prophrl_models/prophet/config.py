@@ -179,9 +179,9 @@ class ProphetConfig:
             ValueError: a field is missing, unknown or unusable.
         """
         values = _known(ProphetConfig, raw)
-        network = _known(NetworkConfig, {"anchored": False, **values["network"]})  # older files do not say
+        network = _known(NetworkConfig, values["network"], anchored=False)
         if network["memory"] is not None:
-            memory = _known(MemoryConfig, {"positions": False, **network["memory"]})
+            memory = _known(MemoryConfig, network["memory"], positions=False)
             network["memory"] = MemoryConfig(**{**memory, "strides": tuple(map(tuple, memory["strides"]))})
         network |= {name: tuple(network[name]) for name in ("patch", "max_size", "rope_scale")}
         if values["convention"] not in ActionConvention.__members__:
@@ -199,10 +199,11 @@ class ProphetConfig:
         )
 
 
-def _known(kind: type, raw: Any) -> dict[str, Any]:
-    """The fields of a dataclass out of JSON; all must be there, and no others."""
+def _known(kind: type, raw: Any, **unsaid: Any) -> dict[str, Any]:
+    """The fields of a dataclass out of JSON; all must be there, and no others. ``unsaid``: what older files mean."""
     if not isinstance(raw, Mapping):
         raise ValueError(f"{kind.__name__} must be an object with named fields, got {raw!r}")
+    raw = {**unsaid, **raw}
     names = {f.name for f in fields(kind)}
     if missing := sorted(names - set(raw)):
         raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}; the file belongs to another version")

@@ -41,7 +41,8 @@ def test_a_judge_is_named_as_in_prophrl_rl_and_its_folder_becomes_absolute(
 
 
 @pytest.mark.parametrize(
-    ("judge", "said"), [("oracle:x", "classifier:FOLDER"), ("server:http://host/v1", "a server's judge needs a model")]
+    ("judge", "said"),
+    [("oracle:x", "classifier:FOLDER"), ("server:http://host/v1", "a judge of kind server needs a model")],
 )
 def test_a_judge_that_cannot_be_understood_is_refused_at_the_door(plan: OfflinePlan, judge: str, said: str) -> None:
     with pytest.raises(PlanError, match=said):
