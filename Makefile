@@ -10,19 +10,21 @@ TRIALS ?= 20
 HEADLESS ?= 1
 OUTPUT ?= runs/demo
 
-# Tests run in three parts. LEARNING and all that is in no list only compute: they run beside each other and beside lint
-# and types, on two cores. REAL_TIME are the rooms whose tests start real processes with real deadlines (tests/conftest.py
-# has the same list): they run alone, after the others.
+# Tests run in parts. LEARNING, COMMANDS and all that is in no list only compute: they run beside each other and beside
+# lint and types, on two cores. REAL_TIME are the rooms whose tests start real processes with real deadlines
+# (tests/conftest.py has the same list): they run alone, after the others. COMMANDS lie in those rooms and have none.
 REAL_TIME := tests/prophrl_nodes tests/launch tests/robot_bridge/camera tests/robot_bridge/controller \
     tests/robot_bridge/lab tests/robot_bridge/leader tests/prophrl_models/serving
+COMMANDS := tests/prophrl_nodes/offline $(filter-out %/test_calibrate_devices.py %/test_doctor.py, \
+    $(wildcard tests/prophrl_nodes/cli/test_*.py))
 LEARNING := tests/prophrl_models/prophet tests/prophrl_models/rl tests/prophrl_models/reward \
     tests/prophrl_models/training
 PYTEST := $(BIN)/python -m pytest -q
-# Options of all three parts.
+# Options of all parts.
 PYTEST_OPTIONS ?=
 
-.PHONY: help setup demo prophet-small test test-slow check lint tests tests-learning tests-rest tests-real-time \
-    benchmarks clean
+.PHONY: help setup demo prophet-small test test-slow check lint tests tests-learning tests-rest tests-commands \
+    tests-real-time benchmarks clean
 
 help:
 	@echo "make demo        cell -> demonstrations -> dataset -> policy -> trials -> $(OUTPUT)/report.html"
@@ -58,7 +60,7 @@ test-slow: setup
 tests:
 	@echo "lint, types and computing tests, two at a time: each shows its output when it is done (minutes)"
 	@failed=0; \
-	$(MAKE) --no-print-directory -k -j2 --output-sync=target lint tests-learning tests-rest || failed=1; \
+	$(MAKE) --no-print-directory -k -j2 --output-sync=target tests-learning tests-rest lint tests-commands || failed=1; \
 	$(MAKE) --no-print-directory tests-real-time || failed=1; \
 	exit $$failed
 
@@ -68,8 +70,11 @@ tests-learning:
 tests-rest:
 	$(PYTEST) $(PYTEST_OPTIONS) $(addprefix --ignore=,$(REAL_TIME) $(LEARNING)) tests
 
+tests-commands:
+	$(PYTEST) $(PYTEST_OPTIONS) $(COMMANDS)
+
 tests-real-time:
-	$(PYTEST) $(PYTEST_OPTIONS) $(REAL_TIME)
+	$(PYTEST) $(PYTEST_OPTIONS) $(addprefix --ignore=,$(COMMANDS)) $(REAL_TIME)
 
 benchmarks: setup
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -24,14 +24,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from prophrl_models.reward.argument import FORMS, parse_judge
 from prophrl_nodes.cli import rl_ablate, rl_offline
-from prophrl_nodes.cli.judge_argument import FORMS, UsageError, parse_judge
-
-__all__ = ["UsageError", "parse_judge", "register", "run"]
 
 DEFAULT_PRESET = "small"
 PASSED, FAILED, NOT_ENOUGH = 0, 3, 4
 """Exit codes of ``rl check``; 1 and 2 are an error and wrong usage, as everywhere."""
+
+
+class UsageError(ValueError):
+    """Arguments that cannot be understood; the message says which."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from prophrl_models.data.files import write_json
+from prophrl_models.reward.argument import parse_judge
 from prophrl_models.reward.factory import KINDS
+from prophrl_models.reward.judge import JudgeError
 
 PLAN_FILE = "plan.json"
 MAY_CHANGE = ("threads", "gates")
@@ -116,8 +118,6 @@ def judge_argument(text: str) -> str:
     Raises:
         PlanError: neither of the form KIND:PLACE nor a folder.
     """
-    from prophrl_nodes.cli.rl import UsageError, parse_judge
-
     if not text:
         return ""
     kind = text.partition(":")[0]
@@ -127,7 +127,7 @@ def judge_argument(text: str) -> str:
         text = f"classifier:{text}"
     try:
         settings = parse_judge(text)
-    except UsageError as error:
+    except JudgeError as error:
         raise PlanError(str(error)) from error
     if settings.kind == "server":
         return text
@@ -168,8 +168,6 @@ def check_twin_task(task: str) -> None:
 
 def judge_folder(judge: str) -> tuple[Path, ...]:
     """The folder of a judge that has one, as a tuple of one or none."""
-    from prophrl_nodes.cli.rl import parse_judge
-
     settings = parse_judge(judge) if judge else None
     return () if settings is None or settings.kind == "server" else (Path(settings.place),)
 

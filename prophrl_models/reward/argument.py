@@ -1,13 +1,18 @@
 """A judge as an argument: KIND:PLACE, and what is to be other than usual after commas.
 
 classifier:FOLDER    local:FOLDER,style=libero,votes=3    server:http://127.0.0.1:8000/v1,MODEL,deadline_s=300
+
+The command line's help shows the forms, so this module imports nothing heavy until an argument is read.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prophrl_models.reward.factory import JudgeSettings
 
 FORMS = "classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL, then options such as ,style=libero,votes=5"
 _VOTING: dict[str, Callable[[str], Any]] = {"style": str, "votes": int, "needed": int}
@@ -19,27 +24,23 @@ OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
 """Fields of ``JudgeSettings`` that make sense for each kind of judge."""
 
 
-class UsageError(ValueError):
-    """Arguments that cannot be understood; the message says which."""
-
-
-def parse_judge(text: str) -> Any:
-    """``JudgeSettings`` from an argument. Votes without ``needed`` are decided by the majority.
+def parse_judge(text: str) -> JudgeSettings:
+    """Settings from an argument. Votes without ``needed`` are decided by the majority.
 
     Raises:
-        UsageError: another form, an option that the kind does not have, or a value that cannot be.
+        JudgeError: another form, an option that the kind does not have, or a value that cannot be.
     """
     from prophrl_models.reward.factory import JudgeSettings
     from prophrl_models.reward.judge import JudgeError
 
     kind, _, place = text.partition(":")
     if kind not in OPTIONS or not place:
-        raise UsageError(f"a judge is {FORMS}; got {text!r}")
+        raise JudgeError(f"a judge is {FORMS}; got {text!r}")
     parts, given = place.split(","), {}
     while len(parts) > 1 and (option := re.fullmatch(r"\s*(\w+)=(.*)", parts[-1])):
         name, value = option.groups()
         if name in given:
-            raise UsageError(f"a judge's option {name} is given twice in {text!r}")
+            raise JudgeError(f"a judge's option {name} is given twice in {text!r}")
         given[name] = _value(kind, name, value.strip(), text)
         parts.pop()
     if "votes" in given:
@@ -49,19 +50,21 @@ def parse_judge(text: str) -> Any:
         place, _, model = place.rpartition(",")
     if not place or (kind == "server" and not model):
         needs = "a model: server:ADDRESS,MODEL" if kind == "server" else f"its folder: {kind}:FOLDER"
-        raise UsageError(f"a judge of kind {kind} needs {needs}; got {text!r}")
+        raise JudgeError(f"a judge of kind {kind} needs {needs}; got {text!r}")
     try:
         return JudgeSettings(kind, place, model, **given)
     except JudgeError as error:
-        raise UsageError(f"{error}; in the judge {text!r}") from error
+        raise JudgeError(f"{error}; in the judge {text!r}") from error
 
 
 def _value(kind: str, name: str, value: str, text: str) -> Any:
+    from prophrl_models.reward.judge import JudgeError
+
     known = OPTIONS[kind]
     if name not in known:
-        raise UsageError(f"a judge of kind {kind} has no option {name!r}; choose of {', '.join(known)}; got {text!r}")
+        raise JudgeError(f"a judge of kind {kind} has no option {name!r}; choose of {', '.join(known)}; got {text!r}")
     try:
         return known[name](value)
     except ValueError as error:
         wanted = "a whole number" if known[name] is int else "a number"
-        raise UsageError(f"a judge's {name} is {wanted}, got {value!r} in {text!r}") from error
+        raise JudgeError(f"a judge's {name} is {wanted}, got {value!r} in {text!r}") from error
