@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ def convert_weights(
     size: str = "2b",
     released: bool = False,
     ema: bool = False,
+    fresh: Collection[str] = (),
     convention: ActionConvention = ActionConvention.ABSOLUTE_POSE_DIFFERENCE,
     rate_hz: float = 10.0,
 ) -> Loaded:
@@ -34,6 +36,8 @@ def convert_weights(
         vae: see ``codec_wan.load_wan``.
         size: preset of the architecture.
         released: memory in the released layout, oldest frame finest and without gates.
+        ema: take the averaged weights of a training checkpoint that holds both.
+        fresh: streams to be trained anew although the file has them, see ``weights.match``.
         convention, rate_hz: of the data it is meant for; weights do not say.
 
     Raises:
@@ -48,7 +52,7 @@ def convert_weights(
         network_config = dataclasses.replace(network_config, memory=MemoryConfig(order="oldest_fine"))
     codec = load_wan(vae)
     network = Prophet(network_config).to(torch.bfloat16)
-    loaded = load_into(network, read_weights(weights), ema=ema)
+    loaded = load_into(network, read_weights(weights), ema=ema, fresh=fresh)
     config = dataclasses.replace(
         config, network=network_config, codec=codec.config, convention=convention, control_rate_hz=rate_hz
     )

@@ -14,7 +14,7 @@ import io
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,9 @@ NVIDIA_ACTIONS = replace(OFFICIAL, scalar_actions=True, actions=12, action_dim=7
 
 RELEASED = NetworkConfig(action_frames="pooled", memory=MemoryConfig(order="oldest_fine"))
 """The released Prophet: both action streams, history with the oldest frame pooled least, no gate."""
+
+STREAMS = tuple(module.removesuffix(".") for module in NEW_MODULES)
+"""What Prophet has beside the base network: a file holds each as a whole, or not at all."""
 
 _TOP = {
     "x_embedder.proj.1": "patch_embed.proj",
@@ -86,8 +89,8 @@ class Loaded:
 
     Attributes:
         loaded: parameters that were filled.
-        fresh: streams that the file does not know and that stay as they were made.
-        left_out: stored tensors that the network does not use: cross-attention of a network without text.
+        fresh: streams that the file does not know, or that were not wanted from it; they stay as they were made.
+        left_out: stored tensors that are not used: cross-attention of a network without text, unwanted streams.
     """
 
     loaded: tuple[str, ...]
@@ -144,48 +147,62 @@ def _our_name(name: str) -> str | None:
     return None
 
 
-def match(network: Prophet, raw: Mapping[str, Tensor], *, ema: bool = False) -> tuple[dict[str, Tensor], Loaded]:
+def match(
+    network: Prophet, raw: Mapping[str, Tensor], *, ema: bool = False, fresh: Collection[str] = ()
+) -> tuple[dict[str, Tensor], Loaded]:
     """Stored tensors by the network's parameter names, checked; runs on meta tensors too.
+
+    Args:
+        fresh: of ``STREAMS``, those not to be taken from the file: NVIDIA's actions are another robot's, for example.
 
     Raises:
         WeightsError: something does not fit.
     """
+    if unknown := sorted(set(fresh) - set(STREAMS)):
+        raise WeightsError(f"no stream is called {', '.join(unknown)}; choose of {', '.join(STREAMS)}")
     state = to_our_names(raw, ema=ema)
     wanted = dict(network.named_parameters())
-    left_out: tuple[str, ...] = ()
-    if not network.config.text:
-        left_out = tuple(sorted(name for name in state if ".attn2." in name or ".norm2." in name))
-        state = {name: value for name, value in state.items() if name not in left_out}
+    unwanted = tuple(f"{stream}." for stream in fresh)
+    without_text = not network.config.text
+    left_out = {n for n in state if n.startswith(unwanted) or (without_text and (".attn2." in n or ".norm2." in n))}
+    state = {name: value for name, value in state.items() if name not in left_out}
     if unexpected := sorted(set(state) - set(wanted)):
         raise WeightsError(
             f"the file has {len(unexpected)} tensors the network has no place for, among them {unexpected[:5]}; "
             "compare its streams with scalar_actions, action_frames and memory of the configuration"
         )
     missing = set(wanted) - set(state)
-    fresh = []
-    for stream in NEW_MODULES:
-        names = {name for name in wanted if name.startswith(stream)}
+    untouched = []
+    for stream in STREAMS:
+        names = {name for name in wanted if name.startswith(f"{stream}.")}
         if names and names <= missing:
-            fresh.append(stream.removesuffix("."))
+            untouched.append(stream)
             missing -= names
     missing = {name for name in missing if not name.endswith(MEMORY_GATE)}  # no file has gates but our own
     if missing:
         raise WeightsError(f"the file lacks {len(missing)} tensors, among them {sorted(missing)[:5]}")
     for name, value in state.items():
         if value.shape != wanted[name].shape:
-            raise WeightsError(f"{name} is {list(value.shape)} in the file, {list(wanted[name].shape)} in the network")
-    return state, Loaded(tuple(sorted(state)), tuple(fresh), left_out)
+            stream = next((stream for stream in STREAMS if name.startswith(f"{stream}.")), "")
+            advice = f"; to train that stream anew, leave it out: fresh={stream}" if stream else ""
+            raise WeightsError(
+                f"{name} is {list(value.shape)} in the file, {list(wanted[name].shape)} in the network{advice}"
+            )
+    return state, Loaded(tuple(sorted(state)), tuple(untouched), tuple(sorted(left_out)))
 
 
-def load_into(network: Prophet, raw: Mapping[str, Tensor], *, ema: bool = False) -> Loaded:
+def load_into(network: Prophet, raw: Mapping[str, Tensor], *, ema: bool = False, fresh: Collection[str] = ()) -> Loaded:
     """Fill a network; its types and devices stay. A gated memory that comes from a file starts fully open.
+
+    Args:
+        fresh: as ``match`` takes it.
 
     Raises:
         WeightsError: something does not fit, or the network is on the meta device; nothing was changed.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         raise WeightsError("the network has no storage; make it on a device, so that its new streams have their values")
-    state, loaded = match(network, raw, ema=ema)
+    state, loaded = match(network, raw, ema=ema, fresh=fresh)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name in state:
