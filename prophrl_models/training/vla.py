@@ -37,6 +37,7 @@ from prophrl_models.training.frames import FrameOptions
 from prophrl_models.training.loop import Loop, LoopOptions, Progress, trained
 from prophrl_models.training.lora import LoraOptions, What, choose_trained, merged_state, save_adapter, trainable
 from prophrl_models.training.memory import estimate, try_activations
+from prophrl_models.training.published_scaling import PublishedStatistics
 from prophrl_models.training.rows import DatasetRows, RowSource
 from prophrl_models.training.run_folder import CHECKPOINT_FOLDER, claim, run_settings
 from prophrl_models.training.settings import TrainingError, read_settings
@@ -70,6 +71,7 @@ class VlaConfig:
         noise_samples, cumulative_weight: see ``TrainingBatch``.
         num_steps: denoising steps K that the policy deploys with.
         scaling: units of actions and states inside the policy, see ``vla_policy.vla_scalings``.
+        statistics: with ``scaling: published``, where the units of the first weights are.
         state_source: "measured", "commanded_opening" or "integrated", see ``state_source``.
         workers: threads that read rows.
         policy_options: sizes that differ from the published ones, by field of the policy's configuration.
@@ -86,6 +88,7 @@ class VlaConfig:
     cumulative_weight: float = 0.0
     num_steps: int = 10
     scaling: ScalingMode = "quantile"
+    statistics: PublishedStatistics = field(default_factory=PublishedStatistics)
     state_source: Literal["measured", "commanded_opening", "integrated"] = "measured"
     workers: int = 4
     policy_options: Mapping[str, Any] = field(default_factory=dict)
@@ -146,7 +149,10 @@ def train_vla(
     if origin.resume_from is not None:
         check_statistics(origin.resume_from, normalisation)
     source = DatasetRows(dataset, config.frames, config.state_source)
-    spec = new_spec(source.format, normalisation, dataset.instructions, config.num_steps, config.scaling)
+    published = config.statistics if config.scaling == "published" else None
+    if config.statistics != PublishedStatistics() and published is None:
+        raise TrainingError(f"statistics are given, but scaling is {config.scaling}; say scaling: published")
+    spec = new_spec(source.format, normalisation, dataset.instructions, config.num_steps, config.scaling, published)
     policy = open_policy(origin, spec, config.policy_options, config.loop.seed)
     if isinstance(rays := getattr(policy, "camera", None), CameraRays):
         rays.set(dataset_camera(dataset))  # refuses a dataset without calibration
@@ -157,7 +163,7 @@ def train_vla(
         "rows": len(source),
         "sync": dataset.sync.to_json(),
         "calibration_ids": sorted({row.calibration_id for row in dataset.table}),
-        "parent": origin.identity(),
+        "parent": {**origin.identity(), **(published.identity() if published else {})},
     }
     return fit(
         policy,

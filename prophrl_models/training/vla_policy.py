@@ -18,10 +18,11 @@ from prophrl_models.policies.load import builder, load_policy
 from prophrl_models.policies.official import OFFICIAL
 from prophrl_models.training.checkpoint import PROVENANCE, read_checkpoint
 from prophrl_models.training.frames import SCALE_FLOOR, policy_scalings
+from prophrl_models.training.published_scaling import PublishedStatistics
 from prophrl_models.training.rows import RowFormat
 from prophrl_models.training.settings import TrainingError
 
-ScalingMode = Literal["quantile", "rms"]
+ScalingMode = Literal["quantile", "rms", "published"]
 ARCHITECTURES: dict[str, str] = {
     "pi05": "Pi05Config",
     "vla_adapter": "VlaAdapterConfig",
@@ -91,10 +92,21 @@ def outline(folder: Path) -> str:
 
 
 def new_spec(
-    form: RowFormat, normalisation: Normalisation, instructions: Sequence[str], num_steps: int, mode: ScalingMode
+    form: RowFormat,
+    normalisation: Normalisation,
+    instructions: Sequence[str],
+    num_steps: int,
+    mode: ScalingMode,
+    published: PublishedStatistics | None = None,
 ) -> PolicySpec:
-    """The spec of a policy that is trained on rows of this format."""
+    """The spec of a policy that is trained on rows of this format; ``published`` goes with the mode of that name.
+
+    Raises:
+        TrainingError: published statistics that cannot be used.
+    """
     action, state = vla_scalings(normalisation, mode)
+    if mode == "published":
+        action = (published or PublishedStatistics()).action_scaling()
     return PolicySpec(
         convention=form.convention,
         action_scaling=action,
@@ -116,6 +128,7 @@ def vla_scalings(normalisation: Normalisation, mode: ScalingMode) -> tuple[Scali
 
     "quantile" maps 1 % ... 99 % of the data to -1 ... 1, as the published policies were trained (openpi, OpenVLA), with
     a floor for directions that are hardly used; "rms" is the tiny policy's. Openings 0 ... 1 become -1 ... 1 in both.
+    "published" is "quantile" here: only actions have published units (``published_scaling``).
     """
     if mode == "rms":
         return policy_scalings(normalisation)
