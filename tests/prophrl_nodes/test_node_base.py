@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -171,3 +172,20 @@ def test_an_unforeseen_error_ends_the_node_with_its_traceback_on_the_log(
     assert process.wait() == 1
     assert "ZeroDivisionError: a bug" in process.log
     assert graph.wait_said("broken", "unexpected ZeroDivisionError").level == DiagnosticStatus.ERROR
+
+
+def test_the_arm_goes_before_others_and_the_drift_check_after_them(graph: Any) -> None:
+    asks = [sys.executable, "-c", "import os; os.setpriority(os.PRIO_PROCESS, 0, -8)"]
+    may = subprocess.run(asks, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    arm, drift, executor = (graph.start(f"prophrl_nodes.nodes.{name}") for name in ("arm", "drift", "executor"))
+    graph.wait_said("executor", "ready to engage")
+    graph.wait_said("drift", "no episode checked yet")
+
+    def niceness(process: Any) -> int:
+        return os.getpriority(os.PRIO_PROCESS, process.process.pid)
+
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    graph.until(lambda: niceness(arm) == (-8 if may else usual), "the arm to have asked for its place")
+    graph.until(lambda: os.sched_getscheduler(drift.process.pid) == os.SCHED_IDLE, "the drift check to step back")
+    assert niceness(executor) == usual
+    assert os.sched_getscheduler(executor.process.pid) == os.sched_getscheduler(0)

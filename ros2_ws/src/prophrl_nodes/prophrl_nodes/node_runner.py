@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -43,14 +44,23 @@ class RosLogHandler(logging.Handler):
             self._logger.info(message)
 
 
-def run(factory: Callable[[], ProphNode], arguments: Sequence[str] | None = None) -> int:
+def run(factory: Callable[[], ProphNode], arguments: Sequence[str] | None = None, *, niceness: int = 0) -> int:
     """Run one node until SIGINT, SIGTERM, lifecycle shutdown or an error; the process's exit code.
+
+    Args:
+        factory: makes the node.
+        arguments: of ROS; the process's own when omitted.
+        niceness: below 0, the node goes before others where cores are few: the arm may not wait for a recorder. Only
+            root may ask for it, and who has a nice limit (``ulimit -e``); for others it is as without.
 
     0 after a stop that was asked for, 1 after an error, 2 when the node could not be built from its parameters.
     The node is deactivated while its context still lives, so its last words and safe commands reach the others.
     """
     ensure_environment()
     clean_shared_memory()
+    if niceness:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, niceness)  # before there are threads: each has a niceness of its own
     rclpy.init(args=list(sys.argv if arguments is None else arguments), signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = factory()

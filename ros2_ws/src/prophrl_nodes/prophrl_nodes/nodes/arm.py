@@ -40,6 +40,8 @@ from robot_bridge.servo import EngageRefused, ServoSnapshot, ServoState
 from robot_bridge.ur_arm import UrArm
 
 VERBS = ("power_on", "home", "move_joints", "engage", "disengage", "stop", "recover", "gripper")
+NICENESS = -8
+"""Setpoints first, then everything that makes them."""
 POLL_S = 0.004
 STATE_PERIOD_NS = 7_500_000
 """Measurements closer together than this are not all published: 125 Hz is what the driver takes while it servos."""
@@ -265,7 +267,7 @@ def _angles(argument: str) -> list[float]:
 
 def main() -> None:
     """Entry point of the executable ``arm``."""
-    sys.exit(run(ArmNode))
+    sys.exit(run(ArmNode, niceness=NICENESS))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,6 @@ from prophrl_nodes.messages import header
 from prophrl_nodes.ros import CELL_PARAMETERS, Health, Level, ParameterSpec, ProphNode, Refused, Value, run
 from robot_bridge.cell_files import open_cell
 
-NICENESS = 10
 FILING_S = 20.0
 """How long after its end an episode may wait for somebody's verdict and still become the reference."""
 FAREWELL_S = 10.0
@@ -280,7 +279,9 @@ def _board(file: str) -> Board | None:
 
 def main() -> None:
     """Entry point of the executable ``drift``."""
-    os.nice(NICENESS)  # collecting data must not feel it
+    # Recording and thinking must not feel it: it gets the time that no other process wants. Niceness is not enough: a
+    # nice process keeps a core busy, and the others queue for the next one.
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     cv2.setNumThreads(1)
     sys.exit(run(DriftNode))
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from prophrl_nodes.policy_runner import PolicyRunner
 
 POLL_S = 0.01
+NICENESS = -5
+"""The arm waits for what this node thinks, or acts on old pictures meanwhile; camera and recorder have time."""
 
 PARAMETERS = (
     ParameterSpec("checkpoint", "", "folder of the policy checkpoint to run, or the ws:// address of a policy server"),
@@ -337,7 +339,7 @@ class PolicyNode(ProphNode):
 
 def main() -> None:
     """Entry point of the executable ``policy``."""
-    sys.exit(run(PolicyNode))
+    sys.exit(run(PolicyNode, niceness=NICENESS))
 
 
 if __name__ == "__main__":
