@@ -85,6 +85,17 @@ def test_committed_rows_start_one_lag_ago_and_rows_until_the_answer_are_frozen()
     np.testing.assert_allclose(found.committed.actions_MD, chunk.actions_CHD[8:], atol=1e-6)
 
 
+def test_rows_are_frozen_for_the_usual_answer_and_not_for_the_slowest() -> None:
+    budget = a_budget(*[0.3] * 9, *[0.9] * 4)
+    assert (budget.typical_s, budget.expected_s) == pytest.approx((0.3, 0.9))
+    assert LatencyBudget().typical_s == 0.0
+    schedule, chunk = ChunkSchedule(CHUNK, RATE_HZ, 8, 0.1, budget), a_chunk()
+    schedule.sent(chunk)
+    found = schedule.continuation(1, 9.0, chunk.path()[8])
+    assert found is not None
+    assert found.committed.frozen == 4
+
+
 def test_between_two_steps_the_committed_rows_follow_the_same_path() -> None:
     schedule, chunk = a_schedule(), a_chunk()
     schedule.sent(chunk)

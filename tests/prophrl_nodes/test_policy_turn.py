@@ -91,6 +91,9 @@ def test_in_real_time_it_looks_while_the_chunk_runs_when_enough_of_it_is_execute
     found = turn.continuation(10_200_000_000, np.eye(4))
     assert found is not None
     assert found.start_step == pytest.approx(8.5)
+    before = turn.continuation(9_900_000_000, np.eye(4))  # a pose measured before the executor's last word
+    assert before is not None
+    assert before.start_step == pytest.approx(5.5)
 
 
 def test_in_real_time_it_waits_for_the_executor_to_take_over_and_looks_again_when_it_does_not() -> None:

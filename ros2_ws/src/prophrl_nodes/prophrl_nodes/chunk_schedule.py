@@ -30,7 +30,7 @@ class LatencyBudget:
 
     Args:
         count: how many of the last latencies count.
-        quantile: which of them is expected: high, because a chunk that comes late costs more than frozen rows.
+        quantile: which of them is expected: high, because a chunk that comes after the last row makes the arm stand.
     """
 
     def __init__(self, count: int = 20, quantile: float = 0.9) -> None:
@@ -47,6 +47,11 @@ class LatencyBudget:
     def expected_s(self) -> float:
         """The quantile of the last latencies; 0 before the first."""
         return float(np.quantile(self._last, self._quantile, method="higher")) if self._last else 0.0
+
+    @property
+    def typical_s(self) -> float:
+        """The median of the last latencies; 0 before the first."""
+        return float(np.quantile(self._last, 0.5, method="higher")) if self._last else 0.0
 
     @property
     def worst_s(self) -> float:
@@ -106,8 +111,12 @@ class ChunkSchedule:
     def continuation(self, sequence: int, progress: float, T_reference: ArrayLike) -> Continuation | None:
         """What a chunk from an observation now has to continue; None when no whole row is left to continue.
 
+        As many rows are frozen as usually pass until the answer. One that comes later joins a row further on, where it
+        was still drawn to the old chunk; freezing for the slowest answers would let every other one act on an older
+        plan than it has to.
+
         Args:
-            sequence, progress: chunk in execution, and its progress, at the observation.
+            sequence, progress: chunk in execution, and its progress, when the pose was measured.
             T_reference: measured TCP pose [4, 4] of the observation.
         """
         if sequence not in self._sent:
@@ -121,5 +130,5 @@ class ChunkSchedule:
         # A new row takes the opening of the old row that fills most of it.
         rows = np.minimum((start + np.arange(left) + 0.5).astype(int), chunk.execute_length - 1)
         actions = committed_actions(T_reference, np.array(poses), chunk.actions_CHD[rows, 6], chunk.convention)
-        frozen = math.ceil((progress - start) + self.budget.expected_s * self.rate_hz - 1e-6)
+        frozen = math.ceil((progress - start) + self.budget.typical_s * self.rate_hz - 1e-6)
         return Continuation(sequence, start, Committed(actions, min(frozen, left)))

@@ -113,14 +113,14 @@ class PolicyTurn:
         return Turn("", said.since_ns + round(self.settle_s * 1e9))
 
     def continuation(self, now_ns: int, T_reference: ArrayLike) -> Continuation | None:
-        """What a chunk from an observation at ``now_ns`` continues; None when it begins at once, at its reference."""
+        """What a chunk continues whose reference was measured at ``now_ns``; None when it begins at once, there."""
         said = self._said
         if self.schedule is None or said is None or said.state is not PlayerState.EXECUTING:
             return None
         return self.schedule.continuation(said.sequence, self._progress_at(said, now_ns), T_reference)
 
     def _progress_at(self, said: _Executor, now_ns: int) -> float:
-        """Actions executed by then: the last word of the executor, carried on at the control rate."""
+        """Actions executed by then: the last word of the executor, carried on (or back) at the control rate."""
         assert self.schedule is not None
-        since_s = max(0.0, (now_ns - said.stamp_ns) * 1e-9)
-        return min(said.progress + since_s * self.schedule.rate_hz, float(self.schedule.chunk))
+        since_s = (now_ns - said.stamp_ns) * 1e-9
+        return min(max(said.progress + since_s * self.schedule.rate_hz, 0.0), float(self.schedule.chunk))

@@ -24,6 +24,7 @@ from prophrl_interfaces.srv import OperatorVerb
 from sensor_msgs.msg import Image
 
 from prophrl_models.data.episode import Observation
+from prophrl_models.data.streams import TCP_POSE
 from prophrl_models.data.synchronise import Snapshot
 from prophrl_models.policies.grip import CLOSE_BELOW
 from prophrl_nodes import qos
@@ -276,7 +277,9 @@ class PolicyNode(ProphNode):
         assert snapshot.T_base_tcp is not None  # an observation has a pose
         self._doing, self._trouble = "", ""
         run = self._run
-        continuation = self._turn.continuation(snapshot.now_ns, snapshot.T_base_tcp) if continues else None
+        # Everything is counted from the pose that the chunk starts from: on a busy machine that is tens of ms old.
+        seen_ns = snapshot.stamp_ns[TCP_POSE]
+        continuation = self._turn.continuation(seen_ns, snapshot.T_base_tcp) if continues else None
         committed = None if continuation is None else continuation.committed
         self._runner.extra_latency_s = self.value("extra_latency_s")
         self._runner.close_below = self.value("close_below")
@@ -292,7 +295,7 @@ class PolicyNode(ProphNode):
             self._sequence += 1
             now_ns = time.time_ns()
             chunk = self._chunk(answer.actions_CHD, snapshot, continuation)
-            self._budget.add((now_ns - snapshot.now_ns) * 1e-9)
+            self._budget.add((now_ns - seen_ns) * 1e-9)
             self._turn.on_sent(self._sequence, now_ns)
             self._feed.sent(answer.actions_CHD[: chunk.execute_length])
             if self._schedule is not None:
