@@ -10,11 +10,12 @@ TRIALS ?= 20
 HEADLESS ?= 1
 OUTPUT ?= runs/demo
 
-# Tests run in parts. LEARNING, COMMANDS and all that is in no list only compute: they run beside each other and beside
-# lint and types, on two cores. REAL_TIME are the rooms whose tests start real processes with real deadlines
-# (tests/conftest.py has the same list): they run alone, after the others. COMMANDS lie in those rooms and have none.
-REAL_TIME := tests/prophrl_nodes tests/launch tests/robot_bridge/camera tests/robot_bridge/controller \
-    tests/robot_bridge/lab tests/robot_bridge/leader tests/prophrl_models/serving
+# Tests run in parts, two at a time. First LEARNING, COMMANDS and all that is in no list: they only compute, beside lint
+# and types. Then NODES and DEVICES, the rooms whose tests start real processes with real deadlines (tests/conftest.py has
+# the same list): they mostly wait, so two of them leave each other time. COMMANDS lie within NODES and have no deadlines.
+NODES := tests/prophrl_nodes tests/launch
+DEVICES := tests/robot_bridge/camera tests/robot_bridge/controller tests/robot_bridge/lab tests/robot_bridge/leader \
+    tests/prophrl_models/serving
 COMMANDS := tests/prophrl_nodes/offline $(filter-out %/test_calibrate_devices.py %/test_doctor.py, \
     $(wildcard tests/prophrl_nodes/cli/test_*.py))
 LEARNING := tests/prophrl_models/prophet tests/prophrl_models/rl tests/prophrl_models/reward \
@@ -24,7 +25,7 @@ PYTEST := $(BIN)/python -m pytest -q
 PYTEST_OPTIONS ?=
 
 .PHONY: help setup demo prophet-small test test-slow check lint tests tests-learning tests-rest tests-commands \
-    tests-real-time benchmarks clean
+    tests-nodes tests-devices benchmarks clean
 
 help:
 	@echo "make demo        cell -> demonstrations -> dataset -> policy -> trials -> $(OUTPUT)/report.html"
@@ -58,23 +59,26 @@ test-slow: setup
 
 # What fails in the first part does not keep the second from being run, and is what the whole ends with.
 tests:
-	@echo "lint, types and computing tests, two at a time: each shows its output when it is done (minutes)"
+	@echo "lint, types and tests, two at a time: each shows its output when it is done (minutes)"
 	@failed=0; \
 	$(MAKE) --no-print-directory -k -j2 --output-sync=target tests-learning tests-rest lint tests-commands || failed=1; \
-	$(MAKE) --no-print-directory tests-real-time || failed=1; \
+	$(MAKE) --no-print-directory -k -j2 --output-sync=target tests-nodes tests-devices || failed=1; \
 	exit $$failed
 
 tests-learning:
 	$(PYTEST) $(PYTEST_OPTIONS) $(LEARNING)
 
 tests-rest:
-	$(PYTEST) $(PYTEST_OPTIONS) $(addprefix --ignore=,$(REAL_TIME) $(LEARNING)) tests
+	$(PYTEST) $(PYTEST_OPTIONS) $(addprefix --ignore=,$(NODES) $(DEVICES) $(LEARNING)) tests
 
 tests-commands:
 	$(PYTEST) $(PYTEST_OPTIONS) $(COMMANDS)
 
-tests-real-time:
-	$(PYTEST) $(PYTEST_OPTIONS) $(addprefix --ignore=,$(COMMANDS)) $(REAL_TIME)
+tests-nodes:
+	$(PYTEST) $(PYTEST_OPTIONS) $(addprefix --ignore=,$(COMMANDS)) $(NODES)
+
+tests-devices:
+	$(PYTEST) $(PYTEST_OPTIONS) $(DEVICES)
 
 benchmarks: setup
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
