@@ -27,7 +27,7 @@ from robot_bridge.ur_kinematics import Kinematics
 
 Array = NDArray[np.float64]
 
-HOLD_COMPLETE_S = 0.03
+HOLD_COMPLETE_S = 0.025
 """The arm stands this long after a target went stale: an ageing target lowers the speed it may still command."""
 
 

@@ -184,7 +184,7 @@ def match(
     for name, value in state.items():
         if value.shape != wanted[name].shape:
             stream = next((stream for stream in STREAMS if name.startswith(f"{stream}.")), "")
-            advice = f"; to train that stream anew, leave it out: fresh={stream}" if stream else ""
+            advice = f"; to train that stream anew, leave it out (`--fresh {stream}`, or `fresh`)" if stream else ""
             raise WeightsError(
                 f"{name} is {list(value.shape)} in the file, {list(wanted[name].shape)} in the network{advice}"
             )

@@ -58,7 +58,7 @@ def test_action_layers_of_another_arm_are_refused_with_the_way_out(
     assert main(words) == 1
     said = capsys.readouterr().err
     assert "[256, 84] in the file, [256, 280] in the network" in said
-    assert "fresh=scalar_actions" in said and not (tmp_path / "out").exists()
+    assert "--fresh scalar_actions" in said and not (tmp_path / "out").exists()
 
 
 def test_the_base_of_an_action_conditioned_file_becomes_a_checkpoint(

@@ -161,6 +161,7 @@ class PolicyNode(ProphNode):
             "chunking": self.value("chunking"),
             "close_below": self.value("close_below"),
             "inference_s": self._inference_s,
+            "latency_typical_s": self._budget.typical_s,
             "latency_expected_s": self._budget.expected_s,
             "latency_worst_s": self._budget.worst_s,
             "latency_overruns": self._budget.overruns,
