@@ -79,6 +79,10 @@ class Inputs:
     def select(self, rows: Tensor | slice) -> Inputs:
         return Inputs(self.image[rows], self.state_B7[rows], self.text[rows])
 
+    def to(self, device: torch.device) -> Inputs:
+        """The same rows on a device."""
+        return Inputs(self.image.to(device), self.state_B7.to(device), self.text.to(device))
+
 
 @dataclass(frozen=True)
 class Cond:
@@ -227,14 +231,14 @@ class FlowPolicy(nn.Module, ABC):
         return cond
 
     def encode(self, obs: ObservationBatch) -> Cond:
-        """Condition of observations.
+        """Condition of observations, wherever they lie; the result is on the policy's device.
 
         Raises:
             ValueError: image or state size differs from the spec.
             UnknownInstruction: the policy does not know an instruction.
         """
         self.check(obs)
-        return self.embed(self.prepare(obs))
+        return self.embed(self.prepare(obs).to(next(self.parameters()).device))
 
     def check(self, obs: ObservationBatch) -> None:
         """Refuse observations the policy was not built for; the message names what differs."""
@@ -367,7 +371,6 @@ class TrainingBatch:
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same rows on a device."""
-        inputs = Inputs(*(getattr(self.inputs, f.name).to(device) for f in fields(Inputs)))
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in moved.items()}
-        return replace(self, **{**moved, "inputs": inputs})
+        return replace(self, **{**moved, "inputs": self.inputs.to(device)})

@@ -32,6 +32,7 @@ from prophrl_models.prophet.codec_small import GROUP, SmallCodec, to_groups
 from prophrl_models.prophet.trained_on import RECORD as TRAINED_ON
 from prophrl_models.prophet.trained_on import TrainedOn
 from prophrl_models.training.checkpoint import git_revision
+from prophrl_models.training.distributed import Processes
 from prophrl_models.training.loop import Loop, LoopOptions, Progress
 from prophrl_models.training.settings import TrainingError
 
@@ -128,7 +129,7 @@ def train_codec(
     start_from_pictures(codec, torch.from_numpy(_groups(pictures, options, 64, np.random.default_rng(1))))
     codec.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     fingerprint = f"{_fingerprint(pictures, config, options, camera)} split {held_out:g} {split_seed}"
-    loop = Loop(codec, options.loop, output, fingerprint)
+    loop = Loop(codec, options.loop, output, fingerprint, Processes(device=torch.device(device)))
     loop.resume()
     loop.run(lambda _, generator: codec_loss(codec, _batch(pictures, options, generator), options, generator), report)
     loop.average.copy_to(codec)

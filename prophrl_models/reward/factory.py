@@ -24,7 +24,7 @@ class JudgeSettings:
         model: name of the model at a server.
         votes, needed: of a vision-language model, see ``votes.VoteRule``.
         style: prompt file for tasks that have none of their own, see ``prompts``.
-        device: "cpu", "cuda" or empty for the judge's own choice.
+        device: "cpu", "cuda" or empty for a GPU where there is one.
         timeout_s, deadline_s: of a server, see ``vlm_server.ServerOptions``.
 
     Raises:
@@ -63,9 +63,11 @@ def open_judge(settings: JudgeSettings, **options: Any) -> Judge:
     if not settings.place:
         raise JudgeError(f"a judge of kind {settings.kind!r} needs its place: a folder, or the address of a server")
     if settings.kind == "classifier":
+        import torch
+
         from prophrl_models.reward.classifier_judge import load_classifier
 
-        return load_classifier(settings.place, settings.device or "cpu")
+        return load_classifier(settings.place, settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     from prophrl_models.reward.votes import Answerer, VoteRule, VotingJudge
 
     answerer: Answerer

@@ -92,8 +92,7 @@ def rows_of(rollouts: Rollouts, advantage_B: Tensor, seed: int) -> Rows:
 def chain_terms(policy: FlowPolicy, rows: Rows, part: slice, precision: str = "fp32") -> Terms:
     """Terms of some rows under the policy's current parameters, differentiable; on the policy's device."""
     device = next(policy.parameters()).device
-    given = rows.inputs.select(part)
-    inputs = Inputs(given.image.to(device), given.state_B7.to(device), given.text.to(device))
+    inputs = rows.inputs.select(part).to(device)
     chain = rows.chain_NKCD[part].to(device)
     grid_K1 = rows.grid_K1.to(device)
     K, keep = len(grid_K1) - 1, rows.mask_NC.shape[1]

@@ -23,7 +23,6 @@ from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.policies.interface import (
     Cond,
     FlowPolicy,
-    Inputs,
     ObservationBatch,
     ObservationLike,
     PolicySpec,
@@ -197,7 +196,7 @@ class PolicyEngine:
             self.check(request)
         with torch.no_grad():
             inputs = self.policy.prepare(ObservationBatch.of([request.observation for request in requests]))
-            inputs = _on(self.device, trim_text(inputs))
+            inputs = trim_text(inputs).to(self.device)
             noise = torch.stack([self._noise(request.seed) for request in requests]).to(self.device)
             prepared_s = self._now_s()
             cond = self._stages.encode(inputs)
@@ -349,10 +348,6 @@ def _hold(spec: PolicySpec) -> Committed:
     from prophrl_models.policies.chunking import Committed
 
     return Committed(np.zeros((max(1, spec.chunk // 2), spec.action_dim), dtype=np.float32), frozen=1)
-
-
-def _on(device: torch.device, inputs: Inputs) -> Inputs:
-    return Inputs(inputs.image.to(device), inputs.state_B7.to(device), inputs.text.to(device))
 
 
 __all__ = ["CheckpointError", "PolicyAnswer", "PolicyEngine", "PolicyRequest", "UnknownInstruction", "chunk_seed"]

@@ -40,7 +40,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--precision", type=float, help="wanted of the threshold, on held-out videos (default: 0.97)")
     train.add_argument("--seed", type=int, default=0, help="of split, initialisation and clips (default: 0)")
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
-    train.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
     test = what.add_parser("test", help="precision and recall of a judge on videos of known outcome")
     _sources(test)
@@ -73,7 +73,7 @@ def _judges(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--votes", type=int, default=5, help="votes of a vision-language model (default: 5)")
     parser.add_argument("--needed", type=int, default=3, help="yes votes for a success (default: 3)")
     parser.add_argument("--style", default="bridge", help="prompt for tasks without one (default: bridge)")
-    parser.add_argument("--device", default="", help="cpu or cuda (default: the judge's choice)")
+    parser.add_argument("--device", default="", help="cpu or cuda (default: a GPU where there is one)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -83,12 +83,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from prophrl_models.reward.classifier_train import ClassifierTraining, train_classifier
+    from prophrl_models.serving.engine import choose_device
 
+    device = str(choose_device(options.device))
     config = ClassifierTraining(seed=options.seed, threads=options.threads)
     loop = dataclasses.replace(config.loop, seed=options.seed, steps=options.steps or config.loop.steps)
     config = dataclasses.replace(config, loop=loop, wanted_precision=options.precision or config.wanted_precision)
     sources = [(source, options.task) for source in options.sources]
-    folder = train_classifier(sources, options.out, config, _show, options.device)
+    folder = train_classifier(sources, options.out, config, _show, device)
     print(f"classifier: {folder}")
     return 0
 

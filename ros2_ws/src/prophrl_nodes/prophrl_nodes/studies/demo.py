@@ -210,6 +210,6 @@ def run(options: DemoOptions) -> Path:
     print(f"prophrl demo: {options.task} on the digital twin, in {options.output}")
     report = Demo(options).run()
     print(f"done in {(time.monotonic() - started) / 60:.1f} minutes: {report}")
-    if not options.headless:
-        webbrowser.open(report.resolve().as_uri())
+    if not options.headless and not webbrowser.open(report.resolve().as_uri()):
+        print("no browser was found to open it with; HEADLESS=1 does not try, and BROWSER=<program> names one")
     return report
