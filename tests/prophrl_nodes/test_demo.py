@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import webbrowser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,3 +42,18 @@ def test_what_an_interrupted_demo_has_recorded_is_not_counted_again(
     (tmp_path / demo.REPORT).write_text("finished: it will be moved aside, and all begins again")
     with pytest.raises(DemoRefused, match="100 demonstrations"):
         demo.check_disk(DemoOptions(episodes=100, output=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("program", "said"), [("echo shown %s", "shown file://"), ("false %s", "no browser was found")]
+)
+def test_without_headless_the_report_is_opened_or_the_user_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], program: str, said: str
+) -> None:
+    report = tmp_path / demo.REPORT
+    report.write_text("a report")
+    monkeypatch.setattr(Demo, "run", lambda self: report)
+    opener = webbrowser.get(program)  # what BROWSER=program makes of it; asked here, since it is read once a process
+    monkeypatch.setattr(webbrowser, "open", opener.open)
+    demo.run(DemoOptions(episodes=1, headless=False, output=tmp_path / "demo"))
+    assert said in capfd.readouterr().out
