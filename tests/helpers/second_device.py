@@ -126,7 +126,7 @@ def _check(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operation, on the raw tensors."""
     if func in CHANGES_SHAPE and isinstance(args[0], OnSecond):
-        raise NotImplementedError(f"{func}: tests/helpers/second_device.py does not follow changes of shape in place")
+        raise RuntimeError(f"{func}: tests/helpers/second_device.py does not follow changes of shape in place")
     has_second = any(isinstance(leaf, OnSecond) for leaf in tree_leaves((args, kwargs)))
     goes_to_second = _is_second(kwargs["device"]) if kwargs.get("device") is not None else has_second
     generator = kwargs.get("generator")
