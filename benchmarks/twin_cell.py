@@ -70,14 +70,16 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         process.wait(20.0)
 
 
-def until(condition: Callable[[], Any], what: str, poll_s: float = 0.02) -> None:
+def until(
+    condition: Callable[[], Any], what: str, poll_s: float = 0.02, why_not: Callable[[], str] = lambda: ""
+) -> None:
     """Poll with a deadline.
 
     Raises:
-        TimeoutError: the condition did not come true; names it.
+        TimeoutError: the condition did not come true; names it, and what ``why_not`` says.
     """
     deadline_s = time.monotonic() + DEADLINE_S
     while not condition():
         if time.monotonic() > deadline_s:
-            raise TimeoutError(f"waited {DEADLINE_S:.0f} s for {what}")
+            raise TimeoutError(f"waited {DEADLINE_S:.0f} s for {what}{why_not()}")
         time.sleep(poll_s)

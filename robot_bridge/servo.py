@@ -6,7 +6,8 @@ arrives. All times are seconds of one clock of the caller's choice.
 
 States: IDLE (not engaged) -> engage -> HOLDING until the first target -> FOLLOWING -> HOLDING when targets go stale.
 HOLDING returns to FOLLOWING by itself when targets resume near the held pose; a target far from it asks for a new
-engage. ``stop`` leads to STOPPED from anywhere; only ``seed`` and ``engage`` lead out of it.
+engage. An arm that is not heard is held as well, see ``set_blind``. ``stop`` leads to STOPPED from anywhere; only
+``seed`` and ``engage`` lead out of it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Array = NDArray[np.float64]
 
 HOLD_COMPLETE_S = 0.025
 """The arm stands this long after a target went stale: an ageing target lowers the speed it may still command."""
+BLIND_REASON = "the arm's measurements do not come; look at the network and at what else this computer does"
 
 
 class ServoState(IntEnum):
@@ -95,6 +97,7 @@ class ServoGenerator:
         self._age_s = math.inf
         self._target_counted = True
         self._far_from_hold = False
+        self._blind = False
         self._ticks = self._clamped = self._refused = self._stale = 0
 
     # --- verbs ---------------------------------------------------------------------------------------------------
@@ -151,18 +154,30 @@ class ServoGenerator:
         self._state, self._source, self._reason = ServoState.STOPPED, "", reason
         self._seeded = False
 
+    def set_blind(self, blind: bool) -> None:
+        """Say whether measurements of the arm are missing: while they are, the setpoint holds and targets are refused.
+
+        A network that stalls delays setpoints as well. A setpoint that went on would be far ahead of the arm by the
+        time it is heard, and the controller would catch up at several times the speed limit.
+        """
+        self._blind = blind
+        if blind and self._state is ServoState.FOLLOWING:
+            self._state = ServoState.HOLDING
+            self._stale += 1
+            self._reason = BLIND_REASON
+
     # --- targets -------------------------------------------------------------------------------------------------
 
     def set_joint_target(self, q: Sequence[float] | Array, stamp_s: float, now_s: float) -> bool:
         """Offer a joint target [6] radians, issued at stamp_s, received at now_s. False when refused or ignored."""
-        if not self._engaged() or not self._timely(stamp_s, now_s):
+        if not self._engaged() or not self._heeds(stamp_s, now_s):
             return False
         previous = self._q if self._state is ServoState.HOLDING else self._q_given
         return self._accept(self.envelope.check_joints(q, previous), q, stamp_s, now_s)
 
     def set_pose_target(self, T_base_tcp: ArrayLike, stamp_s: float, now_s: float) -> bool:
         """Offer a TCP pose target [4, 4] as the robot measures it. False when refused or ignored."""
-        if not self._engaged() or not self._timely(stamp_s, now_s):
+        if not self._engaged() or not self._heeds(stamp_s, now_s):
             return False
         previous = self._q if self._state is ServoState.HOLDING else self._q_accepted
         verdict = self.envelope.check_pose(self.correction.to_nominal(T_base_tcp), previous)
@@ -171,7 +186,9 @@ class ServoGenerator:
     def _engaged(self) -> bool:
         return self._state in (ServoState.FOLLOWING, ServoState.HOLDING)
 
-    def _timely(self, stamp_s: float, now_s: float) -> bool:
+    def _heeds(self, stamp_s: float, now_s: float) -> bool:
+        if self._blind:
+            return self._refuse(BLIND_REASON)
         if not (math.isfinite(stamp_s) and math.isfinite(now_s)):
             return self._refuse(f"target stamp {stamp_s} s or time {now_s} s is not a number")
         if now_s - stamp_s > self.config.stale_s:

@@ -6,6 +6,7 @@ setpoint generator (under a lock held for microseconds) or hands over a job and 
 - The controller's watchdog is fed by this thread only. When the process dies, the controller ends the program.
 - Setpoints flow while the generator is engaged or still braking; at rest the loop leaves servo mode.
 - Any stop of the robot stops the generator. Nothing moves again before ``recover`` and a new ``engage``.
+- An arm that is not heard is led no farther: setpoints wait for measurements.
 - A lost connection is reopened for measuring only; powering the arm and loading the program is ``recover``'s job.
 """
 
@@ -39,6 +40,12 @@ REST_PERIODS = 100
 RECONNECT_EVERY_S = 0.5
 MAX_DEBT_PERIODS = 2
 """A loop that falls farther behind skips periods; the generator's motion then slows instead of jumping."""
+BLIND_PERIODS = 15
+"""After this many periods (30 ms) without a measurement, of which every fourth brings one, the setpoint holds.
+
+On the twin a network that stalls for 0.1 s to 0.3 s while the base turns at 0.36 rad/s made the arm catch up at 0.8 to
+1.2 rad/s without this, at 0.5 rad/s with 25 periods, at no more than 0.39 rad/s with 12.
+"""
 MOVE_SPEED_SHARE = 0.5
 """Moves of our own keep this share of the envelope's joint speed."""
 MOVE_ACCELERATION_RADPS2 = 1.0
@@ -75,6 +82,7 @@ class ServoLoop:
         self._closing = threading.Event()
         self._servoing = False
         self._rest = 0
+        self._unheard = 0
         self._retry_s = 0.0
         self._thread = threading.Thread(target=self._run, name="ur-servo-loop", daemon=True)
 
@@ -185,6 +193,7 @@ class ServoLoop:
         if tick % OBSERVE_EVERY == 0 and self._state is not None:
             self._observe(self._state)
         with self.lock:
+            self.generator.set_blind(self._unheard > BLIND_PERIODS)
             status = self.generator.status()
             engaged = status.state in (ServoState.FOLLOWING, ServoState.HOLDING)
             if not engaged and not self._servoing:
@@ -207,8 +216,9 @@ class ServoLoop:
 
     def _measure(self) -> None:
         sample = self.link.sample()
+        self._unheard += 1  # counted, not timed: a loop that was held up itself has measurements waiting
         if sample is not None:
-            self._state = sample
+            self._state, self._unheard = sample, 0
 
     def _observe(self, state: ArmState) -> None:
         if max(map(abs, state.qd)) > 0.3:

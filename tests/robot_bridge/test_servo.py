@@ -389,6 +389,25 @@ def test_a_stamp_from_the_future_counts_as_now() -> None:
     assert servo.status().state is ServoState.HOLDING
 
 
+def test_an_arm_that_is_not_heard_is_held_until_it_is_heard_again() -> None:
+    servo = engaged()
+    q = np.array(start_pose()[1])
+    turn = np.array([0.2, 0, 0, 0, 0, 0])
+    drive(servo, 0.5, lambda now: servo.set_joint_target(q + now * turn, now, now))
+    servo.set_blind(True)
+    trace = drive(servo, 0.2, lambda now: servo.set_joint_target(q + now * turn, now, now), start_s=0.5)
+    assert_within_envelope(trace)
+    assert not trace.velocity[-1].any()
+    assert servo.status().state is ServoState.HOLDING
+    assert servo.status().stale == 1
+    assert "measurements do not come" in servo.status().reason == servo.status().refusal
+    servo.set_blind(False)
+    trace = drive(servo, 2.0, lambda now: servo.set_joint_target(q + min(now, 1.0) * turn, now, now), start_s=0.7)
+    assert_within_envelope(trace)
+    assert servo.status().state is ServoState.FOLLOWING
+    np.testing.assert_allclose(trace.q_N6[-1], q + turn, atol=1e-3)
+
+
 def hold_after_motion(servo: ServoGenerator) -> np.ndarray:
     q = np.array(start_pose()[1])
 

@@ -6,25 +6,30 @@ import dataclasses
 import os
 from pathlib import Path
 
+import torch
+
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.training.loop import Progress
 from prophrl_models.training.sft import SftConfig, train_policy
 from prophrl_nodes.studies.progress import progress_bar
+from prophrl_nodes.studies.threads import ThreadChoice
 
 REFERENCE_EPISODES = 30
-"""The default settings are made for this many demonstrations; more get more steps, half as fast as they grow.
-
-Half of the cores compute: on a machine that does anything else besides, the rest of a full team of threads waits for
-the one that was interrupted, and training takes twice as long instead of half.
-"""
+"""The default settings are made for this many demonstrations; more get more steps, half as fast as they grow."""
 
 
 def config_for(episodes: int, seed: int) -> SftConfig:
     """Settings of a training run on this many demonstrations."""
-    config = SftConfig(threads=max(1, (os.cpu_count() or 1) // 2))
+    config = SftConfig(threads=thread_counts()[0])
     scale = 1.0 + 0.5 * max(0.0, episodes / REFERENCE_EPISODES - 1.0)
     loop = dataclasses.replace(config.loop, steps=round(config.loop.steps * scale), seed=seed)
     return dataclasses.replace(config, loop=loop)
+
+
+def thread_counts() -> tuple[int, int]:
+    """Half of the cores, to begin with, and all of them."""
+    cores = os.cpu_count() or 1
+    return max(1, cores // 2), cores
 
 
 def train_with_progress(dataset_dir: Path, run_dir: Path, *, seed: int) -> Path:
@@ -34,9 +39,11 @@ def train_with_progress(dataset_dir: Path, run_dir: Path, *, seed: int) -> Path:
         TrainingError, DatasetError, CheckpointError: see ``prophrl_models.training.sft.train_policy``.
     """
     config = config_for(len(Dataset(dataset_dir)), seed)
+    threads = ThreadChoice(thread_counts(), torch.set_num_threads)
     with progress_bar(config.loop.steps, "step") as bar:
 
         def watch(progress: Progress) -> None:
+            threads.lap(progress.step)
             bar.set_postfix({name: f"{value:.4f}" for name, value in progress.losses.items()}, refresh=False)
             bar.update(progress.step - bar.n)
 
