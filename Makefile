@@ -55,7 +55,7 @@ lint:
 test: setup tests
 
 test-slow: setup
-	@$(MAKE) --no-print-directory tests PYTEST_OPTIONS='-m "slow or not slow" --timeout 900'
+	@$(MAKE) --no-print-directory tests PYTEST_OPTIONS='-m "slow or not slow" --timeout 900 -o faulthandler_timeout=1200'
 
 # What fails in the first part does not keep the second from being run, and is what the whole ends with.
 tests:
