@@ -76,6 +76,3 @@ def assert_within_envelope(trace: Trace, config: SafetyConfig = CONFIG) -> None:
     position = T[:, :3, 3]
     assert np.all(position >= np.array(config.workspace_min_m) - 1e-6)
     assert np.all(position <= np.array(config.workspace_max_m) + 1e-6)
-
-
-# --- adversarial streams --------------------------------------------------------------------------------------------

@@ -24,6 +24,9 @@ from tests.helpers.servo_driving import (
 )
 
 
+# --- adversarial streams --------------------------------------------------------------------------------------------
+
+
 def adversary(rng: np.random.Generator, servo: ServoGenerator) -> Iterator[Callable[[float], None]]:
     """An endless mix of good, careless and malicious target sources, each active for a while."""
     T_start, q_start = start_pose()
