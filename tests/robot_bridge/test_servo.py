@@ -23,7 +23,6 @@ from tests.helpers.servo_driving import (
     start_pose,
 )
 
-
 # --- adversarial streams --------------------------------------------------------------------------------------------
 
 
