@@ -7,6 +7,7 @@ setpoint generator (under a lock held for microseconds) or hands over a job and 
 - Setpoints flow while the generator is engaged or still braking; at rest the loop leaves servo mode.
 - Any stop of the robot stops the generator. Nothing moves again before ``recover`` and a new ``engage``.
 - An arm that is not heard is led no farther: setpoints wait for measurements.
+- An arm that the pendant's speed slider slows is led as slowly: setpoints would run away from it.
 - A lost connection is reopened for measuring only; powering the arm and loading the program is ``recover``'s job.
 """
 
@@ -27,6 +28,7 @@ import numpy as np
 from robot_bridge.arm_clearance import ArmClearance, path_problem
 from robot_bridge.arm_types import PROGRAM_ENDED, ArmError, ArmLink, ArmState, MoveFailed, MoveRefused, PaceMeter
 from robot_bridge.cell import RobotConfig, SafetyConfig
+from robot_bridge.pacer import Pacer
 from robot_bridge.servo import ServoGenerator, ServoState
 from robot_bridge.ur_kinematics import Kinematics
 
@@ -83,6 +85,7 @@ class ServoLoop:
         self._servoing = False
         self._rest = 0
         self._unheard = 0
+        self._pacer = Pacer()
         self._retry_s = 0.0
         self._thread = threading.Thread(target=self._run, name="ur-servo-loop", daemon=True)
 
@@ -199,8 +202,10 @@ class ServoLoop:
             if not engaged and not self._servoing:
                 q = None
             else:
-                q = self.generator.step(now_s)
-                moving = tuple(q) != status.q_target
+                if not self._servoing:
+                    self._pacer.start(status.q_target)
+                q = self._pacer.next(self._speed_share(), lambda: self.generator.step(now_s))
+                moving = self._pacer.moving
         if q is None:
             if tick % KEEP_ALIVE_EVERY == 0:
                 self.link.keep_alive()
@@ -241,6 +246,9 @@ class ServoLoop:
         self._trouble = reason
         self._servoing = False
         self._cancel.set()
+
+    def _speed_share(self) -> float:
+        return 1.0 if self._state is None else self._state.speed_scaling
 
     def _end_servo(self) -> None:
         self._servoing = False
@@ -360,9 +368,8 @@ class ServoLoop:
         """Brake to rest and leave servo mode."""
         for _ in range(int(5.0 / self._period_s)):
             with self.lock:
-                before = self.generator.status().q_target
-                q = self.generator.step(time.monotonic())
-            if tuple(q) == before or not self.link.servo(q):
+                q = self._pacer.next(self._speed_share(), lambda: self.generator.step(time.monotonic()))
+            if not self._pacer.moving or not self.link.servo(q):
                 break
             self._measure()
             time.sleep(self._period_s)

@@ -1,7 +1,8 @@
 """Model of the controller's servoj: how the arm's desired joints follow a stream of targets.
 
 A real UR does not jump to a servoj target: ``lookahead_time`` smooths the path, ``gain`` sets how hard the position
-is followed, and the joints' own speed and acceleration limits hold. The manufacturer does not publish the law, so
+is followed, and the joints' own speed and acceleration limits hold. The speed slider slows it: at 50 % the arm makes
+half of the way in each cycle, and a stream of targets that does not slow down as well runs away from it. The manufacturer does not publish the law, so
 this is a model with the reported behaviour (a delay of about the lookahead time; little damping when a high
 lookahead-free stiffness is asked for): the wanted velocity is error / lookahead, an inner loop whose bandwidth grows
 with the gain follows it, and a braking curve keeps the acceleration limit from causing overshoot. Plain floats: this
@@ -51,9 +52,9 @@ class JointServo:
         self.q = [float(value) for value in q]
         self.qd = [0.0] * 6 if qd is None else [float(value) for value in qd]
 
-    def step(self, q_target: Sequence[float]) -> list[float]:
-        """Desired joints [6] of the next cycle on the way to ``q_target`` [6] rad."""
-        dt, blend, inverse_lookahead = self.period_s, self._blend, 1.0 / self.lookahead_s
+    def step(self, q_target: Sequence[float], speed_fraction: float = 1.0) -> list[float]:
+        """Desired joints [6] of the next cycle on the way to ``q_target`` [6] rad; ``qd`` is in the slowed time."""
+        dt, blend, inverse_lookahead = self.period_s * speed_fraction, self._blend * speed_fraction, 1.0 / self.lookahead_s
         q, qd = self.q, self.qd
         for i in range(6):
             error = q_target[i] - q[i]

@@ -280,6 +280,43 @@ def test_a_frozen_controller_stops_the_arm_and_is_heard_again(arm: UrArm, robot:
     drive_to(arm, [0.05, *HOME_Q[1:]])
 
 
+def test_an_arm_slowed_on_the_pendant_is_led_as_slowly_and_never_hurries_after(
+    arm: UrArm, robot: RunningController
+) -> None:
+    slider = "import sys; from rtde_io import RTDEIOInterface; RTDEIOInterface(sys.argv[1]).setSpeedSlider(float(sys.argv[2]))"
+
+    def set_slider(share: float) -> None:  # in a process of its own: the client's constructor holds the interpreter
+        subprocess.run([sys.executable, "-c", slider, robot.host, str(share)], check=True, timeout=30.0)
+        wait_for(lambda: arm.speed_scaling == share, "the slider", 5.0)
+
+    set_slider(0.25)
+    try:
+        arm.engage("teleop")
+        gaps_rad, speeds_mps = [], []
+        goal = 0.0
+
+        def turn(seconds: float, radps: float) -> None:
+            nonlocal goal
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                goal -= 0.01 * radps
+                arm.set_joint_target([goal, *HOME_Q[1:]])
+                state = arm.measured()
+                gaps_rad.append(abs(arm.status().q_target[0] - state.q[0]))
+                speeds_mps.append(math.hypot(*state.tcp_speed[:3]))
+                time.sleep(0.01)
+
+        turn(2.0, 0.2)
+        assert max(speeds_mps) < 0.4 * robot.cell.safety.tcp_speed_mps
+        assert max(gaps_rad) < 0.05  # without pacing 0.3: the setpoint is there, the arm is not
+        threading.Thread(target=set_slider, args=(1.0,)).start()
+        turn(2.0, 0.0)
+        assert max(speeds_mps) < 1.2 * robot.cell.safety.tcp_speed_mps
+        assert abs(arm.measured().q[0] - goal) < 0.01
+    finally:
+        set_slider(1.0)
+
+
 def measures(arm: UrArm) -> bool:
     try:
         return bool(arm.measured())

@@ -127,6 +127,16 @@ def test_the_speed_slider_stretches_a_move(robot: UrController) -> None:
     assert half == pytest.approx(2 * full, abs=2)
 
 
+def test_the_speed_slider_slows_servoj_and_the_arm_falls_behind_its_targets(robot: UrController) -> None:
+    ramp = "i = 0\nwhile i < 250:\n servoj([0.001*i,-1.5708,1.5708,-1.5708,-1.5708,0], 0, 0, 0.002, 0.03, 600)\n i = i + 1\nend"
+    play(robot, ramp)
+    assert robot.arm.q[0] > 0.22
+    play(robot, "movej([0,-1.5708,1.5708,-1.5708,-1.5708,0], a=4.0, v=1.0)")
+    robot.state.target_speed_fraction = 0.1
+    play(robot, ramp)
+    assert 0.05 < robot.arm.q[0] < 0.2
+
+
 def test_two_threads_cannot_move_the_arm_at_once(robot: UrController) -> None:
     mover = "thread t():\n while True:\n  speedj([0.1,0,0,0,0,0], 1.0, 0.002)\n end\nend\n"
     play(robot, mover + "run t()\nmovej([0.5,-1.5,1.5,-1.5,-1.5,0])")
