@@ -1,8 +1,9 @@
 """Slows a stream of setpoints down as the robot slows the arm down.
 
-With the pendant's speed slider at 50 % a UR makes half of the way that each servoj asks for. Setpoints that go on at
-full speed run away from the arm, for as long as the motion lasts; when the slider is raised, the arm hurries after
-them. So the motion's own time runs as slowly as the arm's, and the setpoints between two of its steps are filled in.
+With the pendant's speed slider at 50 % a UR makes half of the way that each servoj asks for (ROS's driver for these
+arms has controllers of their own for that reason). Setpoints that go on at full speed run away from the arm; when the
+slider is raised, it hurries after them. So the motion's own time runs as slowly as the arm's, and the setpoints between
+two of its steps are filled in.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Model of the controller's servoj: how the arm's desired joints follow a stream of targets.
 
 A real UR does not jump to a servoj target: ``lookahead_time`` smooths the path, ``gain`` sets how hard the position
-is followed, and the joints' own speed and acceleration limits hold. The speed slider slows it: at 50 % the arm makes
-half of the way in each cycle, and a stream of targets that does not slow down as well runs away from it. The manufacturer does not publish the law, so
+is followed, and the joints' own speed and acceleration limits hold. The manufacturer does not publish the law, so
 this is a model with the reported behaviour (a delay of about the lookahead time; little damping when a high
 lookahead-free stiffness is asked for): the wanted velocity is error / lookahead, an inner loop whose bandwidth grows
-with the gain follows it, and a braking curve keeps the acceleration limit from causing overshoot. Plain floats: this
-runs 500 times a second beside the physics.
+with the gain follows it, and a braking curve keeps the acceleration limit from causing overshoot. The speed slider slows
+the model's time: the arm then makes a share of the way in each cycle, and falls behind targets that come at full speed.
+Plain floats: this runs 500 times a second beside the physics.
 """
 
 from __future__ import annotations

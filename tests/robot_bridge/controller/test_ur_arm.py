@@ -283,13 +283,15 @@ def test_a_frozen_controller_stops_the_arm_and_is_heard_again(arm: UrArm, robot:
 def test_an_arm_slowed_on_the_pendant_is_led_as_slowly_and_never_hurries_after(
     arm: UrArm, robot: RunningController
 ) -> None:
-    slider = "import sys; from rtde_io import RTDEIOInterface; RTDEIOInterface(sys.argv[1]).setSpeedSlider(float(sys.argv[2]))"
+    slider = (
+        "import sys; from rtde_io import RTDEIOInterface; RTDEIOInterface(sys.argv[1]).setSpeedSlider(float(sys.argv[2]))"
+    )
 
     def set_slider(share: float) -> None:  # in a process of its own: the client's constructor holds the interpreter
         subprocess.run([sys.executable, "-c", slider, robot.host, str(share)], check=True, timeout=30.0)
         wait_for(lambda: arm.speed_scaling == share, "the slider", 5.0)
 
-    set_slider(0.25)
+    set_slider(0.1)
     try:
         arm.engage("teleop")
         gaps_rad, speeds_mps = [], []
@@ -306,9 +308,9 @@ def test_an_arm_slowed_on_the_pendant_is_led_as_slowly_and_never_hurries_after(
                 speeds_mps.append(math.hypot(*state.tcp_speed[:3]))
                 time.sleep(0.01)
 
-        turn(2.0, 0.2)
+        turn(2.0, 0.3)
         assert max(speeds_mps) < 0.4 * robot.cell.safety.tcp_speed_mps
-        assert max(gaps_rad) < 0.05  # without pacing 0.3: the setpoint is there, the arm is not
+        assert max(gaps_rad) < 0.05  # a setpoint that is not paced is 0.1 rad ahead of this arm
         threading.Thread(target=set_slider, args=(1.0,)).start()
         turn(2.0, 0.0)
         assert max(speeds_mps) < 1.2 * robot.cell.safety.tcp_speed_mps
