@@ -283,12 +283,9 @@ def test_a_frozen_controller_stops_the_arm_and_is_heard_again(arm: UrArm, robot:
 def test_an_arm_slowed_on_the_pendant_is_led_as_slowly_and_never_hurries_after(
     arm: UrArm, robot: RunningController
 ) -> None:
-    slider = (
-        "import sys; from rtde_io import RTDEIOInterface; RTDEIOInterface(sys.argv[1]).setSpeedSlider(float(sys.argv[2]))"
-    )
-
     def set_slider(share: float) -> None:  # in a process of its own: the client's constructor holds the interpreter
-        subprocess.run([sys.executable, "-c", slider, robot.host, str(share)], check=True, timeout=30.0)
+        slide = f"import rtde_io; rtde_io.RTDEIOInterface({robot.host!r}).setSpeedSlider({share})"
+        subprocess.run([sys.executable, "-c", slide], check=True, timeout=30.0)
         wait_for(lambda: arm.speed_scaling == share, "the slider", 5.0)
 
     set_slider(0.1)

@@ -119,7 +119,7 @@ class ArmNode(ProphNode):
             message = f"holding: no valid target from {snapshot.source} for {snapshot.target_age_s:.1f} s"
             return Health(Level.WARN, f"{message} ({snapshot.refusal or snapshot.reason})", values)
         if arm.speed_scaling < SLOWED_BELOW:
-            slowed = f"the robot slows the arm to {arm.speed_scaling:.0%} (speed slider on the pendant, or its own limits)"
+            slowed = f"the robot slows the arm to {arm.speed_scaling:.0%} (the pendant's speed slider, or its limits)"
             return Health(Level.WARN, f"{slowed}; let it be at 100 % for recordings and trials", values)
         if self._devices.gripper_problem:
             return Health(Level.WARN, f"gripper: {self._devices.gripper_problem}", values)
