@@ -105,7 +105,7 @@ def test_an_interrupted_study_runs_only_what_is_missing(checkpoint: Path, tmp_pa
     with pytest.raises(ValueError, match="nowhere"):
         run_fast_trials(broken[:1], replace(SHORT, seed=1), log=log)
     file.write_text("{}\n")
-    with pytest.raises(LineError, match=r"line 1 is damaged .*'key'"):
+    with pytest.raises(LineError, match=r"line 1 is damaged .*'trial'"):
         TrialLog(file)
 
 
