@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from robot_bridge.arm_types import (
+    PROGRAM_ENDED,
     ArmError,
     MoveFailed,
     RobotStopped,
@@ -233,6 +234,21 @@ def test_after_a_protective_stop_nothing_moves_before_recover_and_engage(arm: Ur
     stream(arm, lambda t: [here[0] + 0.1, *here[1:]], 0.3)
     assert arm.measured().q == pytest.approx(here, abs=1e-3)
     drive_to(arm, HOME_Q)
+
+
+def test_the_reason_of_a_stop_is_its_cause_and_never_its_effect(
+    arm: UrArm, robot: RunningController, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        arm.engage("teleop")
+        stream(arm, lambda t: [-0.1 * t, *HOME_Q[1:]], 0.2)
+        caplog.clear()
+        robot.lab.call("protective_stop")
+        wait_for(lambda: bool(arm.trouble), "the driver to notice")
+        time.sleep(0.2)
+        assert "protective stop" in caplog.text
+        assert PROGRAM_ENDED not in caplog.text
+        arm.recover()
 
 
 def test_emergency_stop_needs_a_person(arm: UrArm, robot: RunningController) -> None:
