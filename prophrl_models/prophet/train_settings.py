@@ -69,6 +69,7 @@ class ProphetTrainConfig:
         lora: sizes of the adapters.
         precision: "bf16" or "fp32", of the arithmetic where autocast allows; trained weights are always float32.
         gradient_checkpointing: recompute blocks in the backward pass.
+        compile: fuse the arithmetic of the blocks (``training.compiled``); where that cannot be done, it is said.
         action_scaling: "quantile" maps the 1st .. 99th percentile of each action channel to -1 .. 1; "none" leaves
             metres and radians (the paper).
         mixture: YAML of a dataset mixture; its batches are encoded as they come, and no folders are given.
@@ -90,6 +91,7 @@ class ProphetTrainConfig:
     lora: LoraOptions = field(default_factory=lambda: LoraOptions(rank=16, alpha=16))
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
+    compile: bool = False
     action_scaling: Literal["quantile", "none"] = "quantile"
     mixture: str = ""
     read_ahead: int = 2

@@ -77,6 +77,15 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> None:
     assert process.returncode == code, error
 
 
+def test_compiled_blocks_learn_the_same(made: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        config = brief(2, compile=compiled)
+        train_prophet([made / "dataset"], tmp_path / name, config, origin=origin(made), say=said.append)
+    assert said == ["compiles the blocks"]
+    assert curve(tmp_path / "compiled") == pytest.approx(curve(tmp_path / "plain"), rel=1e-4)
+
+
 def test_the_checkpoint_says_where_it_comes_from(made: Path, checkpoint: Path) -> None:
     dataset = Dataset(made / "dataset")
     _, codec, config, provenance = load_prophet(checkpoint)
