@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 EXPLICIT_SCORES = 512 * 512
-"""Queries times keys up to which a CPU that learns in half precision keeps the scores instead of computing them again."""
+"""Queries times keys up to which a CPU that learns in half precision keeps the scores, not to compute them again."""
 
 
 def rotary_tables(

@@ -1,8 +1,8 @@
 """The repeated blocks of a network as fused kernels (torch.compile), where this machine can make such kernels.
 
 On a CPU half of a training step of a small network is additions and products that each read and write all tokens;
-compiled, a block does them in a few sweeps. Blocks of one kind share what was compiled: 20 s for each shape that occurs,
-kept on the disk by torch for the next run.
+compiled, a block does them in a few sweeps. Blocks of one kind share what was compiled: 20 s for each shape that
+occurs, kept on the disk by torch for the next run.
 """
 
 from __future__ import annotations
