@@ -113,6 +113,7 @@ class ArmState:
     safety_mode: int
     runtime_state: int
     speed_scaling: float
+    """How much of its commanded speed the controller lets the arm have, 0 to 1: slider and limiter together."""
     timestamp_s: float
     stamp_ns: int
 

@@ -57,7 +57,7 @@ SILENCE_S = 1.0
 STOP_DECELERATION_RADPS2 = 2.0
 MEASURED_FIELDS = [
     "timestamp", "actual_q", "actual_qd", "actual_TCP_pose", "actual_TCP_speed",
-    "robot_mode", "safety_mode", "runtime_state", "speed_scaling",
+    "robot_mode", "safety_mode", "runtime_state", "speed_scaling", "target_speed_fraction",
 ]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ class RtdeLink:
                 receive.getActualTCPSpeed(),
             )
             modes = receive.getRobotMode(), receive.getSafetyMode(), receive.getRuntimeState()
-            scaling = receive.getSpeedScaling()
+            scaling = receive.getSpeedScalingCombined()
             if receive.getTimestamp() == timestamp_s:
                 break
         self._timestamp_s, self._heard_s = timestamp_s, time.monotonic()
@@ -324,6 +324,12 @@ class UrArm:
     def trouble(self) -> str:
         """Why the arm cannot be engaged now, with the remedy; empty when it can."""
         return self._loop.trouble
+
+    @property
+    def speed_scaling(self) -> float:
+        """The share of commanded speeds that slider and limiter of the controller let through; 1 before it is known."""
+        state = self._loop.state
+        return 1.0 if state is None else state.speed_scaling
 
     def status(self) -> ServoSnapshot:
         """What the setpoint generator is doing."""

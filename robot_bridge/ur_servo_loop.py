@@ -7,6 +7,7 @@ setpoint generator (under a lock held for microseconds) or hands over a job and 
 - Setpoints flow while the generator is engaged or still braking; at rest the loop leaves servo mode.
 - Any stop of the robot stops the generator. Nothing moves again before ``recover`` and a new ``engage``.
 - An arm that is not heard is led no farther: setpoints wait for measurements.
+- An arm that the pendant's speed slider slows is led as slowly: setpoints would run away from it.
 - A lost connection is reopened for measuring only; powering the arm and loading the program is ``recover``'s job.
 """
 
@@ -27,6 +28,7 @@ import numpy as np
 from robot_bridge.arm_clearance import ArmClearance, path_problem
 from robot_bridge.arm_types import PROGRAM_ENDED, ArmError, ArmLink, ArmState, MoveFailed, MoveRefused, PaceMeter
 from robot_bridge.cell import RobotConfig, SafetyConfig
+from robot_bridge.pacer import Pacer
 from robot_bridge.servo import ServoGenerator, ServoState
 from robot_bridge.ur_kinematics import Kinematics
 
@@ -46,6 +48,8 @@ BLIND_PERIODS = 15
 On the twin a network that stalls for 0.1 s to 0.3 s while the base turns at 0.36 rad/s made the arm catch up at 0.8 to
 1.2 rad/s without this, at 0.5 rad/s with 25 periods, at no more than 0.39 rad/s with 12.
 """
+UNEXPLAINED_PERIODS = 15
+"""So long (30 ms) a program that has ended waits for its cause: a safety stop is seen one or two packets after it."""
 MOVE_SPEED_SHARE = 0.5
 """Moves of our own keep this share of the envelope's joint speed."""
 MOVE_ACCELERATION_RADPS2 = 1.0
@@ -83,6 +87,8 @@ class ServoLoop:
         self._servoing = False
         self._rest = 0
         self._unheard = 0
+        self._ended = 0
+        self._pacer = Pacer()
         self._retry_s = 0.0
         self._thread = threading.Thread(target=self._run, name="ur-servo-loop", daemon=True)
 
@@ -184,11 +190,12 @@ class ServoLoop:
 
     def _period(self, tick: int, now_s: float, late_s: float) -> None:
         self._measure()
-        cause = self.link.stop_cause()
+        cause = self._stop_cause()
         if cause:
             self._halt(cause)
             if not self.link.connected() and not self._closing.is_set():
                 self._reconnect(now_s)
+        if cause or self._ended:
             return
         if tick % OBSERVE_EVERY == 0 and self._state is not None:
             self._observe(self._state)
@@ -199,8 +206,10 @@ class ServoLoop:
             if not engaged and not self._servoing:
                 q = None
             else:
-                q = self.generator.step(now_s)
-                moving = tuple(q) != status.q_target
+                if not self._servoing:
+                    self._pacer.start(status.q_target)
+                q = self._pacer.next(self._speed_share(), lambda: self.generator.step(now_s))
+                moving = self._pacer.moving
         if q is None:
             if tick % KEEP_ALIVE_EVERY == 0:
                 self.link.keep_alive()
@@ -208,7 +217,9 @@ class ServoLoop:
         self.pace.add(late_s)
         self._servoing = True
         if not self.link.servo(q):
-            self._halt(self.link.stop_cause() or "the controller refused a setpoint; recover")
+            cause = self.link.stop_cause() or "the controller refused a setpoint; recover"
+            if cause != PROGRAM_ENDED:  # that is said by the next period
+                self._halt(cause)
             return
         self._rest = 0 if engaged or moving else self._rest + 1
         if self._rest >= REST_PERIODS or (self._closing.is_set() and self._rest > 0):
@@ -229,18 +240,24 @@ class ServoLoop:
         except ValueError as error:
             raise ArmError(str(error)) from error
 
+    def _stop_cause(self) -> str:
+        """Why the robot has stopped; empty while it obeys, and for a moment in which only the effect is known."""
+        cause = self.link.stop_cause()
+        self._ended = self._ended + 1 if cause == PROGRAM_ENDED else 0
+        return "" if 0 < self._ended <= UNEXPLAINED_PERIODS else cause
+
     def _halt(self, reason: str) -> None:
         """The robot stopped, or cannot be commanded: stop the generator and forget servo mode."""
         with self.lock:
-            status = self.generator.status()
-            # The program's end is seen a packet before the safety stop that ended it: the cause replaces its effect.
-            explained = status.reason == PROGRAM_ENDED != reason
-            if status.state is not ServoState.STOPPED or explained:
+            if self.generator.status().state is not ServoState.STOPPED:
                 self.generator.stop(reason)
                 logger.warning("arm stopped: %s", reason)
         self._trouble = reason
         self._servoing = False
         self._cancel.set()
+
+    def _speed_share(self) -> float:
+        return 1.0 if self._state is None else self._state.speed_scaling
 
     def _end_servo(self) -> None:
         self._servoing = False
@@ -349,20 +366,20 @@ class ServoLoop:
 
     def _watch_job(self) -> None:
         self._measure()
-        cause = self.link.stop_cause()
+        cause = self._stop_cause()
         if cause:
             self._halt(cause)
             raise ArmError(cause)
-        self.link.keep_alive()
+        if not self._ended:
+            self.link.keep_alive()
         time.sleep(2 * self._period_s)
 
     def _settle(self) -> None:
         """Brake to rest and leave servo mode."""
         for _ in range(int(5.0 / self._period_s)):
             with self.lock:
-                before = self.generator.status().q_target
-                q = self.generator.step(time.monotonic())
-            if tuple(q) == before or not self.link.servo(q):
+                q = self._pacer.next(self._speed_share(), lambda: self.generator.step(time.monotonic()))
+            if not self._pacer.moving or not self.link.servo(q):
                 break
             self._measure()
             time.sleep(self._period_s)

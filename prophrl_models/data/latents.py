@@ -161,26 +161,31 @@ class LatentCache:
     def window(self, index: int) -> LatentWindow:
         """Window number ``index``."""
         position, anchor = (int(value) for value in self.window_NI[index])
-        arrays, rule = self._episodes[position], self.spec.rule
-        steps = len(arrays["action_T7"])
-        real = min(rule.actions, steps - anchor)
-        action = np.zeros((rule.actions, 7), np.float32)
-        action[:real] = arrays["action_T7"][anchor : anchor + real]
-        action[real:, 6] = action[real - 1, 6]
-        last_L = GROUP * np.arange(1 + rule.actions // GROUP)  # offset of the last frame behind each latent
         if self.groupwise:
-            future = anchor + np.arange(1, rule.actions + 1, GROUP)
-            known = np.array([anchor + 1 - GROUP])
-            past = known[0] + np.arange(-rule.history, 0, GROUP)
-            clip = self._groups("image", arrays, np.concatenate([known, future]))
-            history = self._groups("image", arrays, past)
-            frame = self._drawn(arrays, anchor, future) if self.spec.action_frames else None
-        else:
-            row = index - int(self._first_N[position])
-            clip = np.array(arrays["image_clip_NCLhw"][row])
-            history = np.array(arrays["image_history_NCMhw"][row]) if rule.history else clip[:, :0]
-            frame = np.array(arrays["action_clip_NCLhw"][row]) if self.spec.action_frames else None
-        return LatentWindow(clip, history, frame, action, np.arange(rule.actions) < real, last_L <= real)
+            return self.at(position, anchor)
+        arrays = self._episodes[position]
+        row = index - int(self._first_N[position])
+        clip = np.array(arrays["image_clip_NCLhw"][row])
+        history = np.array(arrays["image_history_NCMhw"][row]) if self.spec.rule.history else clip[:, :0]
+        frame = np.array(arrays["action_clip_NCLhw"][row]) if self.spec.action_frames else None
+        return self._with_actions(position, anchor, clip, history, frame)
+
+    def at(self, position: int, anchor: int) -> LatentWindow:
+        """The window of an episode whose known frame is ``anchor``, also where the rule would not have one.
+
+        Raises:
+            LatentError: these latents were not encoded group by group, so only their own windows are known.
+        """
+        if not self.groupwise:
+            raise LatentError(f"{self.folder} holds whole windows only; ask for one of them by its number")
+        arrays, rule = self._episodes[position], self.spec.rule
+        future = anchor + np.arange(1, rule.actions + 1, GROUP)
+        known = np.array([anchor + 1 - GROUP])
+        past = known[0] + np.arange(-rule.history, 0, GROUP)
+        clip = self._groups("image", arrays, np.concatenate([known, future]))
+        history = self._groups("image", arrays, past)
+        frame = self._drawn(arrays, anchor, future) if self.spec.action_frames else None
+        return self._with_actions(position, anchor, clip, history, frame)
 
     def windows(self, indexes: Sequence[int]) -> LatentWindow:
         """Several windows, every array with a leading axis B."""
@@ -194,6 +199,18 @@ class LatentCache:
             np.stack([window.action_valid_A for window in each]),
             np.stack([window.latent_valid_L for window in each]),
         )
+
+    def _with_actions(
+        self, position: int, anchor: int, clip: Latents, history: Latents, frame: Latents | None
+    ) -> LatentWindow:
+        """A window's latents with its actions, holds where none were recorded, and what is real of both."""
+        action_T7, count = self._episodes[position]["action_T7"], self.spec.rule.actions
+        real = min(count, len(action_T7) - anchor)
+        action = np.zeros((count, 7), np.float32)
+        action[:real] = action_T7[anchor : anchor + real]
+        action[real:, 6] = action[real - 1, 6]
+        last_L = GROUP * np.arange(1 + count // GROUP)  # offset of the last frame behind each latent
+        return LatentWindow(clip, history, frame, action, np.arange(count) < real, last_L <= real)
 
     def _groups(self, kind: str, arrays: dict[str, Any], first_L: NDArray[np.int64]) -> Latents:
         """Latents [C, L, h, w] of the groups that begin at these frames, which may lie outside the episode."""

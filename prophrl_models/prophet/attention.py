@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+EXPLICIT_SCORES = 512 * 512
+"""Queries times keys up to which a CPU that learns in half precision keeps the scores, not to compute them again."""
+
 
 def rotary_tables(
     size: tuple[int, int, int], head_dim: int, rope_scale: tuple[float, float, float], device: torch.device
@@ -57,7 +60,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, memory: tuple[Tensor, Tensor] | None
         gate_H: see above; None is fully open and costs one kernel call.
     """
     if memory is None:
-        return F.scaled_dot_product_attention(q, k, v)
+        return _attention(q, k, v)
     k_memory, v_memory = memory
     if gate_H is None:
         return _together(q, k, v, k_memory, v_memory)
@@ -68,12 +71,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, memory: tuple[Tensor, Tensor] | None
         share = torch.sigmoid(past_mass - video_mass).to(q.dtype)[..., None]  # of memory in the joint softmax
         return torch.addcmul(video, gate * share, past - video)
     # Kernels do not differentiate the mass they report: for training the joint attention is formed itself.
-    video = F.scaled_dot_product_attention(q, k, v)
+    video = _attention(q, k, v)
     return torch.addcmul(video, gate.expand_as(video), _together(q, k, v, k_memory, v_memory) - video)
 
 
 def _together(q: Tensor, k: Tensor, v: Tensor, k_memory: Tensor, v_memory: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, torch.cat([k_memory, k], dim=2), torch.cat([v_memory, v], dim=2))
+    return _attention(q, torch.cat([k_memory, k], dim=2), torch.cat([v_memory, v], dim=2))
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch's kernel, or the plain products where those are faster: the CPU kernel's way back takes twice as long."""
+    learns = torch.is_grad_enabled() and q.requires_grad
+    if learns and q.device.type == "cpu" and q.dtype is torch.bfloat16 and _scores(q, k) <= EXPLICIT_SCORES:
+        weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).softmax(dim=-1)
+        return torch.matmul(weights, v)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _scores(q: Tensor, k: Tensor) -> int:
+    return int(q.shape[-2]) * int(k.shape[-2])
 
 
 def _tells_mass(q: Tensor) -> bool:

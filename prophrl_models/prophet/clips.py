@@ -16,11 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prophrl_models.data.latents import LatentCache
+from prophrl_models.data.latents import GROUP, LatentCache, LatentWindow
 from prophrl_models.policies.interface import Scaling
 from prophrl_models.prophet.config import ProphetConfig
 from prophrl_models.prophet.train_settings import ClipOptions
 from prophrl_models.training.settings import TrainingError
+
+LEAD = 1
+"""Tells the random numbers of leads from those of draws, which are older than leads."""
+LEAD_GROUPS = (2, 5)
+"""Latent frames that a lead moves on at once: what a policy keeps of a chunk, and a whole one."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class ClipBatch:
         actions_BAX: scaled, padded with zeros to X; None for a network without the scalar stream.
         valid_BL: latent frames to be learned: recorded, and not the known one.
         source: where the clips are from.
+        lead: the clips before these that are to be imagined first (``imagined_past``), oldest first, each as long as it
+            is to the next. ``valid_BL[:, 0]`` of one says whether the row's episode reaches back so far.
     """
 
     latent_BCLHW: Tensor
@@ -42,6 +49,7 @@ class ClipBatch:
     actions_BAX: Tensor | None
     valid_BL: Tensor
     source: str
+    lead: tuple[ClipBatch, ...] = ()
 
     def __len__(self) -> int:
         return len(self.latent_BCLHW)
@@ -59,6 +67,7 @@ class ClipBatch:
             moved(self.actions_BAX),
             self.valid_BL.to(device),
             self.source,
+            tuple(clip.to(device) for clip in self.lead),
         )
 
 
@@ -99,6 +108,8 @@ class CachedClips:
         batch_size: clips of a batch.
         seed: of all draws.
         left_out: for each cache, episodes whose windows are never drawn.
+        together: batches that processes work on at the same time. Their leads are alike in number and length, because
+            processes that share a network must pass it equally often.
     """
 
     def __init__(
@@ -110,9 +121,14 @@ class CachedClips:
         batch_size: int,
         seed: int = 0,
         left_out: Sequence[Sequence[int]] = (),
+        together: int = 1,
     ) -> None:
         self.caches, self.config, self.options = tuple(caches), config, options
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.together = batch_size, seed, together
+        if options.imagined_share > 0.0 and not all(cache.groupwise for cache in self.caches):
+            raise TrainingError(
+                "clips.imagined_share needs a codec whose latent frames are encoded one by one; set it to 0"
+            )
         without = left_out or [()] * len(self.caches)
         keep = [~np.isin(cache.window_NI[:, 0], list(gone)) for cache, gone in zip(caches, without, strict=True)]
         self._first_N = np.concatenate([[0], np.cumsum([len(cache) for cache in caches])])
@@ -152,15 +168,47 @@ class CachedClips:
 
     def batch(self, number: int) -> ClipBatch:
         """Batch number ``number``, on the CPU."""
-        return self.rows(self.draws(number))
+        rows = self.draws(number)
+        return replace(self.rows(rows), lead=self._lead(number, rows))
 
     def rows(self, indexes: Sequence[int]) -> ClipBatch:
         """The clips of these windows."""
+        return self._packed([cache.window(number) for cache, number in map(self._place, indexes)])
+
+    def _place(self, index: int) -> tuple[LatentCache, int]:
+        """Cache and number of a window that is counted through all caches."""
+        cache = int(np.searchsorted(self._first_N, index, side="right")) - 1
+        return self.caches[cache], int(index) - int(self._first_N[cache])
+
+    def _lead(self, number: int, indexes: Sequence[int]) -> tuple[ClipBatch, ...]:
+        """What is to be imagined before these windows; nothing for most batches."""
+        options = self.options
+        if options.imagined_share <= 0.0 or number // self.together < options.imagined_after:
+            return ()
+        rng = np.random.default_rng((self.seed, number // self.together, LEAD))
+        if rng.random() >= options.imagined_share:
+            return ()
+        groups = int(rng.choice(LEAD_GROUPS))
+        places = [(cache, *map(int, cache.window_NI[row])) for cache, row in map(self._place, indexes)]
+        links = []
+        for back in range(int(rng.integers(1, options.imagined_chunks + 1)), 0, -1):
+            starts = [(cache, episode, known - back * GROUP * groups) for cache, episode, known in places]
+            clips = self._packed([cache.at(episode, max(0, start)) for cache, episode, start in starts])
+            frames, valid = clips.frame_latent_BCLHW, clips.valid_BL[:, : 1 + groups]
+            valid[:, 0] = torch.tensor([start >= 0 for _, _, start in starts])
+            links.append(
+                replace(
+                    clips,
+                    latent_BCLHW=clips.latent_BCLHW[:, :, : 1 + groups],
+                    frame_latent_BCLHW=None if frames is None else frames[:, :, : 1 + groups],
+                    valid_BL=valid,
+                )
+            )
+        return tuple(links)
+
+    def _packed(self, found: Sequence[LatentWindow]) -> ClipBatch:
+        """Windows as the network takes them."""
         network = self.config.network
-        found = []
-        for index in indexes:
-            cache = int(np.searchsorted(self._first_N, index, side="right")) - 1
-            found.append(self.caches[cache].window(int(index) - int(self._first_N[cache])))
         frames = [window.frame_CLhw for window in found if window.frame_CLhw is not None]
         use_frames = network.action_frames != "none" and len(frames) == len(found)
         actions = torch.from_numpy(np.stack([window.action_A7 for window in found]))

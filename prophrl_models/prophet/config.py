@@ -243,10 +243,10 @@ def preset(name: str) -> ProphetConfig:
         codec = CodecConfig(kind="small", latent_channels=48)
         memory = MemoryConfig(strides=((1, 2, 2), (1, 4, 4), (1, 6, 8)), positions=True)
         network = NetworkConfig(
-            width=256,
-            heads=4,
+            width=320,
+            heads=5,
             head_dim=64,
-            blocks=8,
+            blocks=5,
             adaln_lora_dim=64,
             text=False,
             latent_channels=codec.latent_channels,

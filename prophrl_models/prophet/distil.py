@@ -36,6 +36,7 @@ from torch import Tensor
 from prophrl_models.data.latents_build import Tell
 from prophrl_models.prophet.checkpoint import Sampling, load_prophet, read_sampling
 from prophrl_models.prophet.clips import ClipBatch, ClipSource, ReadAhead, vary
+from prophrl_models.prophet.imagined_past import with_imagined_past
 from prophrl_models.prophet.memory import Memory
 from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.noise import (
@@ -192,7 +193,10 @@ def segment_loss(
     sigmas = options.sigmas()
 
     def loss(number: int, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = vary(clips.batch(number).to(device), config.clips, generator)
+        batch = clips.batch(number).to(device)
+        with autocast(config.precision, device):
+            batch = with_imagined_past(student, batch, generator)
+        batch = vary(batch, config.clips, generator)
         clean = batch.latent_BCLHW
         # All processes of a step must make the same number of passes, or sharded weights would wait for ever.
         chance = np.random.default_rng((config.loop.seed, number // processes.world))

@@ -34,6 +34,7 @@ from prophrl_models.prophet.checkpoint import Sampling, save_prophet
 from prophrl_models.prophet.clips import ClipSource, ReadAhead, vary
 from prophrl_models.prophet.codec import Codec
 from prophrl_models.prophet.config import ProphetConfig
+from prophrl_models.prophet.imagined_past import with_imagined_past
 from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.noise import draw_sigma, noised, t_of_sigma, velocity_loss
 from prophrl_models.prophet.train_data import open_datasets
@@ -52,6 +53,7 @@ from prophrl_models.prophet.train_open import (
     open_world,
 )
 from prophrl_models.prophet.train_settings import ProphetTrainConfig
+from prophrl_models.training.compiled import compile_blocks
 from prophrl_models.training.distributed import ALONE, Processes, whole
 from prophrl_models.training.loop import Loop, LossFunction, Progress, trained
 from prophrl_models.training.lora import merged_state, save_adapter
@@ -112,6 +114,9 @@ def train_prophet(
         datasets, mixture, codec, world, config, out_dir, origin, tell=tell, processes=processes
     )
     network = open_network(world, config, origin.init)
+    if config.compile:
+        trouble = compile_blocks(network.blocks_list(), processes.device)
+        say(f"trains without compiled blocks, about half as fast: {trouble}" if trouble else "compiles the blocks")
     weight_C = None
     if config.channel_weighting == "decoder":
         weight_C = channel_weights(codec, training_latents(source))
@@ -162,10 +167,13 @@ def fit(
         CheckpointError: its resume file is damaged.
     """
     settings = run_settings(config, run.provenance)
-    for harmless in ("read_ahead", "mixture_workers", "sampling_steps"):
+    for harmless in ("read_ahead", "mixture_workers", "sampling_steps", "compile"):
         del settings[harmless]
     if not config.clips.weights:
         del settings["clips.weights"]  # so that runs from before there were weights go on
+    if config.clips.imagined_share == 0.0:
+        for name in ("imagined_share", "imagined_chunks", "imagined_after"):
+            del settings[f"clips.{name}"]
     if config.channel_weighting == "none":
         del settings["channel_weighting"]
     settings |= {name: run.provenance.get(name) for name in ("codec_hash", "latents")}
@@ -240,8 +248,11 @@ def step_loss(
         # Dropout in adapters draws from the global generator: tie that to the batch as well.
         torch.manual_seed(config.loop.seed * 1_000_003 + number)
         asked_s = time.perf_counter()
-        batch = vary(clips.batch(number).to(device), config.clips, generator)
+        batch = clips.batch(number).to(device)
         got_s = time.perf_counter()
+        with autocast(config.precision, device):
+            batch = with_imagined_past(network, batch, generator)
+        batch = vary(batch, config.clips, generator)
         clean = batch.latent_BCLHW
         sigma = draw_sigma(len(batch), clean.shape[2], config.noise, generator, device)
         noise = torch.randn(clean.shape, generator=generator, device=device)

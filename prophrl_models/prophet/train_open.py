@@ -318,7 +318,13 @@ def open_clips(
     processes.wait()
     data = data or encoded()
     clips = CachedClips(
-        data.caches, world, config.clips, batch_size=config.micro_batch, seed=config.loop.seed, left_out=data.left_out
+        data.caches,
+        world,
+        config.clips,
+        batch_size=config.micro_batch,
+        seed=config.loop.seed,
+        left_out=data.left_out,
+        together=processes.world,
     )
     trained_on = TrainedOn.of_provenance(data.record, str(out_dir)).joined(trained_before(origin.init))
     return clips, {**data.record, **of_codec, TRAINED_ON: trained_on.to_json()}

@@ -33,6 +33,11 @@ class ClipOptions:
         short_share: part of the batches that are cut to a random number of latent frames (at least two). A network that
             has seen short clips imagines no more frames than a rollout keeps: with a policy that looks again after 8 of
             20 actions, half the work. It still sees all 20 actions.
+        weights: how often each dataset is drawn, a number for each; none: windows are all alike.
+        imagined_share: part of the batches whose known frames and histories end in what the network itself imagines
+            (``imagined_past``); needs dataset folders and a groupwise codec.
+        imagined_chunks: most chunks that are imagined before such a clip.
+        imagined_after: batches (of each process) before the first such one: early on there is nothing to imagine with.
     """
 
     min_actions: int = 4
@@ -44,11 +49,19 @@ class ClipOptions:
     drop_history: float = 0.0
     short_share: float = 0.0
     weights: tuple[float, ...] = ()
+    imagined_share: float = 0.0
+    imagined_chunks: int = 3
+    imagined_after: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("event_share", "drop_actions", "drop_frames", "drop_history", "short_share"):
+        for name in ("event_share", "drop_actions", "drop_frames", "drop_history", "short_share", "imagined_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise TrainingError(f"clips.{name} must lie in 0..1, got {getattr(self, name)}")
+        if self.imagined_chunks < 1 or self.imagined_after < 0:
+            raise TrainingError(
+                "clips.imagined_chunks must be at least 1 and imagined_after at least 0, got "
+                f"{self.imagined_chunks} and {self.imagined_after}"
+            )
         if self.context_noise < 0.0:
             raise TrainingError(f"clips.context_noise must not be negative, got {self.context_noise}")
         listed = isinstance(self.weights, tuple) and all(isinstance(value, (int, float)) for value in self.weights)
@@ -69,6 +82,7 @@ class ProphetTrainConfig:
         lora: sizes of the adapters.
         precision: "bf16" or "fp32", of the arithmetic where autocast allows; trained weights are always float32.
         gradient_checkpointing: recompute blocks in the backward pass.
+        compile: fuse the arithmetic of the blocks (``training.compiled``); where that cannot be done, it is said.
         action_scaling: "quantile" maps the 1st .. 99th percentile of each action channel to -1 .. 1; "none" leaves
             metres and radians (the paper).
         mixture: YAML of a dataset mixture; its batches are encoded as they come, and no folders are given.
@@ -90,6 +104,7 @@ class ProphetTrainConfig:
     lora: LoraOptions = field(default_factory=lambda: LoraOptions(rank=16, alpha=16))
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
+    compile: bool = False
     action_scaling: Literal["quantile", "none"] = "quantile"
     mixture: str = ""
     read_ahead: int = 2
@@ -120,6 +135,8 @@ class ProphetTrainConfig:
             raise TrainingError(f"sampling_steps must be at least 1, got {self.sampling_steps}; 10 is usual")
         if self.channel_weighting == "decoder" and self.mixture:
             raise TrainingError("channel_weighting: decoder is for dataset folders; leave it out with a mixture")
+        if self.clips.imagined_share > 0.0 and self.mixture:
+            raise TrainingError("clips.imagined_share is for dataset folders; leave it out with a mixture")
 
     def passes(self, world: int) -> int:
         """Passes of ``micro_batch`` windows that each process makes for one step.

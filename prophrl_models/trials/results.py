@@ -6,13 +6,12 @@ and run again. A result, once valid, is never replaced.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prophrl_models.data.lines import LineError, append_line, read_lines
 from prophrl_models.trials.plan import PlanError, PlanKey, PlannedTrial, TrialPlan
 from prophrl_models.trials.statistics import Interval, SuccessRate, difference_interval, mcnemar_exact
 
@@ -52,13 +51,12 @@ class ResultLog:
         """Open or create the log.
 
         Raises:
-            ResultError: the file belongs to another plan or is damaged (a half-written last line is cut off).
+            ResultError: the file belongs to another plan.
+            LineError: it is damaged (half a line at the end, of a program that died, is no damage).
         """
         self.path, self.plan = Path(path), plan
         self.results: list[TrialResult] = []
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            self._read()
+        self._read()
 
     def append(self, result: TrialResult) -> None:
         """Log a result; on return it is on the disk.
@@ -67,11 +65,7 @@ class ResultLog:
             ResultError: the trial is not planned, or already has a valid result.
         """
         self._check(result)
-        line = json.dumps({"plan_hash": self.plan.plan_hash, **asdict(result)}) + "\n"
-        with self.path.open("a") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, {"plan_hash": self.plan.plan_hash, **asdict(result)})
         self.results.append(result)
 
     @property
@@ -97,15 +91,12 @@ class ResultLog:
             raise ResultError(f"trial {result.trial_id} already has a valid result; results are never replaced")
 
     def _read(self) -> None:
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        for number, line in enumerate(data[:whole].splitlines(), start=1):
+        for number, raw in read_lines(self.path):
             try:
-                raw = json.loads(line)
                 plan_hash = raw.pop("plan_hash")
                 result = TrialResult(**raw)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ResultError(f"{self.path}, line {number} is damaged ({error}); restore or remove it") from error
+            except (KeyError, TypeError) as error:
+                raise LineError(self.path, number, error) from error
             if plan_hash != self.plan.plan_hash:
                 raise ResultError(
                     f"{self.path}, line {number} belongs to plan {str(plan_hash)[:12]}, this is plan "
@@ -113,8 +104,6 @@ class ResultLog:
                 )
             self._check(result)
             self.results.append(result)
-        if whole < len(data):  # the program died while writing the last line: that trial has no result
-            os.truncate(self.path, whole)
 
 
 @dataclass(frozen=True)

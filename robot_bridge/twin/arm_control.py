@@ -196,7 +196,7 @@ class ArmControl:
             if not self._servoing and not self._servoed:
                 self._servo.seed(self.q, self.qd)
             self._servo.tune(lookahead_time, gain)
-            self._command(self._servo.step(q))
+            self._command(self._servo.step(q, self.speed_fraction))
             self._servoed = True
             yield
 

@@ -4,8 +4,9 @@ A real UR does not jump to a servoj target: ``lookahead_time`` smooths the path,
 is followed, and the joints' own speed and acceleration limits hold. The manufacturer does not publish the law, so
 this is a model with the reported behaviour (a delay of about the lookahead time; little damping when a high
 lookahead-free stiffness is asked for): the wanted velocity is error / lookahead, an inner loop whose bandwidth grows
-with the gain follows it, and a braking curve keeps the acceleration limit from causing overshoot. Plain floats: this
-runs 500 times a second beside the physics.
+with the gain follows it, and a braking curve keeps the acceleration limit from causing overshoot. The speed slider
+slows the model's time: the arm then makes a share of the way in each cycle, and falls behind targets that come at full
+speed. Plain floats: this runs 500 times a second beside the physics.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ class JointServo:
         self.q = [float(value) for value in q]
         self.qd = [0.0] * 6 if qd is None else [float(value) for value in qd]
 
-    def step(self, q_target: Sequence[float]) -> list[float]:
-        """Desired joints [6] of the next cycle on the way to ``q_target`` [6] rad."""
-        dt, blend, inverse_lookahead = self.period_s, self._blend, 1.0 / self.lookahead_s
+    def step(self, q_target: Sequence[float], speed_fraction: float = 1.0) -> list[float]:
+        """Desired joints [6] of the next cycle on the way to ``q_target`` [6] rad; ``qd`` is in the slowed time."""
+        dt, blend = self.period_s * speed_fraction, self._blend * speed_fraction
+        inverse_lookahead = 1.0 / self.lookahead_s
         q, qd = self.q, self.qd
         for i in range(6):
             error = q_target[i] - q[i]

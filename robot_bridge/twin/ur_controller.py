@@ -104,7 +104,7 @@ class UrController:
         if self.interpreter.running:
             state.runtime_state = RuntimeState.PLAYING if playing else RuntimeState.PAUSED
         state.robot_status_bits = (1 if self.modes.robot_mode >= RobotMode.IDLE else 0) | (2 if playing else 0)
-        state.speed_scaling = state.target_speed_fraction if self.modes.drives_on else 0.0
+        state.speed_scaling = 1.0 if self.modes.drives_on else 0.0  # of the limiter; the slider comes on top
 
     def _watch_collision(self) -> None:
         if self.modes.drives_on and self.world.arm_collision_force > self._collision_force_n:

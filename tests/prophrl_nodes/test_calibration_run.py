@@ -16,6 +16,7 @@ from prophrl_nodes.calibrating.samples import SampleError, SampleFolder, load_sa
 
 from calibration.board import DEFAULT_BOARD, BoardView
 from calibration.storage import load, save_camera
+from prophrl_models.data.lines import LineError
 from robot_bridge.cell import SafetyConfig
 from robot_bridge.view_poses import ViewSetup
 from tests.helpers.drawn_cell import CAMERA, GUESSES, HOME, KINEMATICS, DrawnCell, errors, session_of
@@ -90,9 +91,11 @@ def test_a_torn_last_line_costs_only_that_sample(tmp_path: Path, monkeypatch: py
     lines = tmp_path / "samples" / "samples.jsonl"
     lines.write_text(lines.read_text()[:-40])
     assert len(load_samples(tmp_path)[1]) == outcome.poses - 1
+    resumed, _ = run(cell, guess, tmp_path, max_poses=4, min_poses=4, resume=True)
+    assert len(load_samples(tmp_path)[1]) == resumed.poses == outcome.poses
     text = lines.read_text().splitlines()
     lines.write_text("\n".join(["{broken", *text[1:]]) + "\n")
-    with pytest.raises(SampleError, match="line 1"):
+    with pytest.raises(LineError, match="line 1"):
         load_samples(tmp_path)
 
 

@@ -25,9 +25,10 @@ from prophrl_nodes.studies.fast_trials import (
     run_fast_trials,
     run_trial,
 )
-from prophrl_nodes.studies.fast_trials_log import TrialLog, TrialLogError
+from prophrl_nodes.studies.fast_trials_log import TrialLog
 from prophrl_nodes.studies.filmed_lane import FilmedLane
 
+from prophrl_models.data.lines import LineError
 from prophrl_models.trials.paired import tango_interval
 from robot_bridge.twin.fast_lane import FastLane
 from robot_bridge.twin.tasks import HELD_OUT_CLEARANCE_M, TASK_IDS, Placement, get_task, held_out_placements
@@ -103,8 +104,8 @@ def test_an_interrupted_study_runs_only_what_is_missing(checkpoint: Path, tmp_pa
     assert run_fast_trials(broken, SHORT, log=log) == [first[0], first[0]]
     with pytest.raises(ValueError, match="nowhere"):
         run_fast_trials(broken[:1], replace(SHORT, seed=1), log=log)
-    file.write_text("nonsense\n")
-    with pytest.raises(TrialLogError, match="line 1 is no trial"):
+    file.write_text("{}\n")
+    with pytest.raises(LineError, match=r"line 1 is damaged .*'trial'"):
         TrialLog(file)
 
 

@@ -142,6 +142,19 @@ def test_a_codec_of_whole_clips_sees_the_known_frame_alone_and_the_history_befor
     np.testing.assert_allclose(a.history_CMhw[1], before, rtol=0.02, atol=0.03)
     with pytest.raises(LatentError, match="holds windows of"):
         LatentCache(by_window.folder, rule=replace(RULE, step=2))
+    with pytest.raises(LatentError, match="whole windows only"):
+        by_window.at(position, anchor)
+
+
+def test_a_window_may_be_had_where_the_rule_has_none(cache: LatentCache) -> None:
+    by_number = cache.window(7)
+    position, anchor = (int(value) for value in cache.window_NI[7])
+    by_place = cache.at(position, anchor)
+    np.testing.assert_array_equal(by_place.clip_CLhw, by_number.clip_CLhw)
+    last = int(cache.window_NI[cache.window_NI[:, 0] == 0, 1].max())
+    late = cache.at(0, last + 1)  # one action fewer than the rule asks for
+    assert int(late.action_valid_A.sum()) == RULE.real_actions - 1
+    np.testing.assert_array_equal(late.clip_CLhw[:, 1], cache.at(0, last + 1 - 4).clip_CLhw[:, 2])
 
 
 def test_bfloat16_gives_nearly_the_same_latents(dataset: Dataset, cache: LatentCache, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils import _pytree
 
+from prophrl_models.prophet import attention
 from prophrl_models.prophet.attention import attend
 from prophrl_models.prophet.config import MemoryConfig, NetworkConfig, ProphetConfig, preset
 from prophrl_models.prophet.memory import HistoryMemory, frame_levels, position_code, token_count
@@ -140,6 +141,23 @@ def test_attention_equals_its_definition(gate: str | None, with_gradient: bool) 
         theirs = torch.autograd.grad((expected * weights).sum(), used)
         for a, b in zip(mine, theirs, strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("largest", [0, attention.EXPLICIT_SCORES])
+def test_half_precision_on_a_cpu_learns_the_same_by_kernel_and_by_products(
+    largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "EXPLICIT_SCORES", largest)
+    torch.manual_seed(0)
+    half = [torch.randn(2, 3, n, 16).bfloat16().requires_grad_() for n in (7, 9, 9)]
+    exact = [x.detach().float().requires_grad_() for x in half]
+    weights = torch.randn(2, 3, 7, 16)
+    found, expected = attend(*half, None, None), attend(*exact, None, None)
+    torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
+    mine = torch.autograd.grad((found * weights).sum(), half)
+    theirs = torch.autograd.grad((expected * weights).sum(), exact)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.float(), b, atol=3e-2, rtol=3e-2)
 
 
 def test_a_closed_gate_hears_from_the_first_gradient_that_it_should_open() -> None:

@@ -77,6 +77,15 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> None:
     assert process.returncode == code, error
 
 
+def test_compiled_blocks_learn_the_same(made: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        config = brief(2, compile=compiled)
+        train_prophet([made / "dataset"], tmp_path / name, config, origin=origin(made), say=said.append)
+    assert said == ["compiles the blocks"]
+    assert curve(tmp_path / "compiled") == pytest.approx(curve(tmp_path / "plain"), rel=1e-4)
+
+
 def test_the_checkpoint_says_where_it_comes_from(made: Path, checkpoint: Path) -> None:
     dataset = Dataset(made / "dataset")
     _, codec, config, provenance = load_prophet(checkpoint)
@@ -351,7 +360,12 @@ def test_two_processes_equal_one(made: Path, checkpoint: Path, tmp_path: Path, w
 
 def test_clip_options_reach_the_training(made: Path, tmp_path: Path) -> None:
     plain = brief(1, clips=ClipOptions())
-    varied = brief(1, clips=ClipOptions(context_noise=0.5))
     train_prophet([made / "dataset"], tmp_path / "a", plain, origin=origin(made))
-    train_prophet([made / "dataset"], tmp_path / "b", varied, origin=origin(made))
-    assert curve(tmp_path / "a") != curve(tmp_path / "b")
+    for name, options in (("b", ClipOptions(context_noise=0.5)), ("c", ClipOptions(imagined_share=1.0))):
+        train_prophet([made / "dataset"], tmp_path / name, brief(1, clips=options), origin=origin(made))
+        assert curve(tmp_path / "a") != curve(tmp_path / name)
+
+
+def test_an_imagined_past_is_for_dataset_folders() -> None:
+    with pytest.raises(TrainingError, match="leave it out with a mixture"):
+        ProphetTrainConfig(mixture="mixture.yaml", clips=ClipOptions(imagined_share=0.5))

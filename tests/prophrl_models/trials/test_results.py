@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from prophrl_models.data.lines import LineError
 from prophrl_models.trials.plan import PlanKey, TrialPlan, make_plan
 from prophrl_models.trials.results import (
     ResultError,
@@ -75,7 +76,7 @@ def test_a_line_damaged_in_the_middle_is_an_error(sealed: Sealed, tmp_path: Path
     path = tmp_path / "results.jsonl"
     ResultLog(path, plan).append(TrialResult("t001", True, True))
     path.write_text("{}\n" + path.read_text())
-    with pytest.raises(ResultError, match="line 1 is damaged"):
+    with pytest.raises(LineError, match=r"line 1 is damaged .*plan_hash"):
         ResultLog(path, plan)
 
 

@@ -90,3 +90,11 @@ def test_unknown_names_are_answered_with_the_choices(
 ) -> None:
     assert main([word.replace("{tmp}", str(tmp_path)) for word in words]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-u", "-m", "prophrl_nodes.cli.main", "twin", "fault"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: the disk is full; make room, the same command goes on where it can\n"

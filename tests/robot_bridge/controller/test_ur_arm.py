@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from robot_bridge.arm_types import (
+    PROGRAM_ENDED,
     ArmError,
     MoveFailed,
     RobotStopped,
@@ -235,6 +236,21 @@ def test_after_a_protective_stop_nothing_moves_before_recover_and_engage(arm: Ur
     drive_to(arm, HOME_Q)
 
 
+def test_the_reason_of_a_stop_is_its_cause_and_never_its_effect(
+    arm: UrArm, robot: RunningController, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        arm.engage("teleop")
+        stream(arm, lambda t: [-0.1 * t, *HOME_Q[1:]], 0.2)
+        caplog.clear()
+        robot.lab.call("protective_stop")
+        wait_for(lambda: bool(arm.trouble), "the driver to notice")
+        time.sleep(0.2)
+        assert "protective stop" in caplog.text
+        assert PROGRAM_ENDED not in caplog.text
+        arm.recover()
+
+
 def test_emergency_stop_needs_a_person(arm: UrArm, robot: RunningController) -> None:
     robot.lab.call("emergency_stop", on=True)
     wait_for(lambda: "emergency stop" in arm.trouble, "the driver to notice")
@@ -278,6 +294,42 @@ def test_a_frozen_controller_stops_the_arm_and_is_heard_again(arm: UrArm, robot:
     wait_for(lambda: measures(arm), "measurements")
     arm.recover()
     drive_to(arm, [0.05, *HOME_Q[1:]])
+
+
+def test_an_arm_slowed_on_the_pendant_is_led_as_slowly_and_never_hurries_after(
+    arm: UrArm, robot: RunningController
+) -> None:
+    def set_slider(share: float) -> None:  # in a process of its own: the client's constructor holds the interpreter
+        slide = f"import rtde_io; rtde_io.RTDEIOInterface({robot.host!r}).setSpeedSlider({share})"
+        subprocess.run([sys.executable, "-c", slide], check=True, timeout=30.0)
+        wait_for(lambda: arm.speed_scaling == share, "the slider", 5.0)
+
+    set_slider(0.1)
+    try:
+        arm.engage("teleop")
+        gaps_rad, speeds_mps = [], []
+        goal = 0.0
+
+        def turn(seconds: float, radps: float) -> None:
+            nonlocal goal
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                goal -= 0.01 * radps
+                arm.set_joint_target([goal, *HOME_Q[1:]])
+                state = arm.measured()
+                gaps_rad.append(abs(arm.status().q_target[0] - state.q[0]))
+                speeds_mps.append(math.hypot(*state.tcp_speed[:3]))
+                time.sleep(0.01)
+
+        turn(2.0, 0.3)
+        assert max(speeds_mps) < 0.4 * robot.cell.safety.tcp_speed_mps
+        assert max(gaps_rad) < 0.05  # a setpoint that is not paced is 0.1 rad ahead of this arm
+        threading.Thread(target=set_slider, args=(1.0,)).start()
+        turn(2.0, 0.0)
+        assert max(speeds_mps) < 1.2 * robot.cell.safety.tcp_speed_mps
+        assert abs(arm.measured().q[0] - goal) < 0.01
+    finally:
+        set_slider(1.0)
 
 
 def measures(arm: UrArm) -> bool:

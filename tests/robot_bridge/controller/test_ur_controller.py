@@ -127,6 +127,23 @@ def test_the_speed_slider_stretches_a_move(robot: UrController) -> None:
     assert half == pytest.approx(2 * full, abs=2)
 
 
+def servo_ramp(robot: UrController, share: float, step_rad: float, cycles: int) -> float:
+    """Where the base stands after a ramp of servoj targets from 0, with the speed slider at ``share``."""
+    robot.state.target_speed_fraction = 1.0
+    play(robot, "movej([0,-1.5708,1.5708,-1.5708,-1.5708,0], a=4.0, v=1.0)")
+    robot.state.target_speed_fraction = share
+    servo = f"servoj([{step_rad}*i,-1.5708,1.5708,-1.5708,-1.5708,0], 0, 0, 0.002, 0.03, 600)"
+    play(robot, f"i = 0\nwhile i < {cycles}:\n {servo}\n i = i + 1\nend")
+    return robot.arm.q[0]
+
+
+def test_the_speed_slider_slows_servoj_alike_and_targets_at_full_speed_run_ahead(robot: UrController) -> None:
+    full = servo_ramp(robot, 1.0, 0.0005, 1000)
+    assert full > 0.48
+    assert servo_ramp(robot, 0.5, 0.00025, 2000) == pytest.approx(full, abs=2e-3)
+    assert servo_ramp(robot, 0.1, 0.0005, 1000) < 0.45
+
+
 def test_two_threads_cannot_move_the_arm_at_once(robot: UrController) -> None:
     mover = "thread t():\n while True:\n  speedj([0.1,0,0,0,0,0], 1.0, 0.002)\n end\nend\n"
     play(robot, mover + "run t()\nmovej([0.5,-1.5,1.5,-1.5,-1.5,0])")

@@ -12,8 +12,10 @@ from prophrl_interfaces.msg import GripperState, ServoStatus
 from prophrl_interfaces.srv import FinishEpisode, OperatorVerb
 from rclpy.action import ActionClient
 from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
+from prophrl_nodes import qos
 from prophrl_nodes.calls import CallError, call, demand, demand_within, goal_result, send_goal
 
 HOME_TIMEOUT_S = 40.0
@@ -48,10 +50,15 @@ class CellCalls:
         self._lock = threading.Lock()
         node.create_subscription(ServoStatus, "servo/status", self._on_servo, 10)
         node.create_subscription(GripperState, "gripper/state", self._on_gripper, 10)
+        self._pictures = threading.Event()
+        node.create_subscription(CameraInfo, "camera/color/camera_info", self._on_picture, qos.IMAGE_LATEST)
 
     def _on_servo(self, message: ServoStatus) -> None:
         with self._lock:
             self._servo = message
+
+    def _on_picture(self, _: CameraInfo) -> None:
+        self._pictures.set()
 
     def _on_gripper(self, message: GripperState) -> None:
         self._opening = message.opening
@@ -68,12 +75,14 @@ class CellCalls:
         return str(servo.reason or "stopped") if servo is not None and servo.state == ServoStatus.STOPPED else ""
 
     def wait_until_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until the arm obeys and the recorder listens: nodes of one launch come up in any order.
+        """Wait until the arm obeys, pictures come and the recorder listens: nodes of one launch come up in any order.
 
         Raises:
             CallError: not ready in time; the message has the arm's last refusal.
         """
         demand_within(self._arm, lambda: OperatorVerb.Request(verb="disengage"), timeout_s, pause_s=0.5)
+        if not self._pictures.wait(timeout_s):
+            raise CallError(f"no pictures within {timeout_s:.0f} s; see what the camera node says on /diagnostics")
         if not self._finish.wait_for_service(timeout_sec=timeout_s):
             raise CallError(f"no recorder offered {self._finish.srv_name} within {timeout_s:.0f} s; start its node")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from prophrl_interfaces.action import RecordEpisode
 
+from prophrl_models.data.lines import LineError, append_line, read_lines
 from prophrl_nodes.calls import CallError
 from prophrl_nodes.cell_calls import CellCalls
 from prophrl_nodes.scene_host import SceneError, SceneHost, Verdict
@@ -54,15 +55,25 @@ class Attempt:
 
 
 def read_attempts(log: Path) -> list[Attempt]:
-    """Attempts written so far; a half-written last line (power cut) is left out."""
-    if not log.is_file():
-        return []
-    whole = log.read_text().rpartition("\n")[0]
-    return [Attempt(**json.loads(line)) for line in whole.splitlines()]
+    """Attempts written so far.
+
+    Raises:
+        LineError: a line is damaged (half a line at the end, of a program that died, is no damage).
+    """
+    found = []
+    for number, record in read_lines(log):
+        try:
+            found.append(Attempt(**record))
+        except TypeError as error:
+            raise LineError(log, number, error) from error
+    return found
 
 
 class CollectionSession:
-    """Runs a plan; ``on_attempt`` hears of every attempt as soon as it is on disk."""
+    """Runs a plan; ``on_attempt`` hears of every attempt as soon as it is on disk.
+
+    ``attempts`` and ``kept`` count those of an interrupted session, too.
+    """
 
     def __init__(
         self, plan: SessionPlan, cell: CellCalls, scene: SceneHost, on_phase: Callable[[str], None],
@@ -74,6 +85,8 @@ class CollectionSession:
         self._instruction = plan.instruction or self._task.instruction
         plan.output.mkdir(parents=True, exist_ok=True)
         self._log = plan.output / "session.jsonl"
+        earlier = read_attempts(self._log)
+        self.attempts, self.kept = len(earlier), sum(attempt.accepted for attempt in earlier)
 
     def run(self, should_stop: Callable[[], bool]) -> int:
         """Collect until enough episodes are kept, those of an interrupted session included; returns how many are.
@@ -84,14 +97,16 @@ class CollectionSession:
         Raises:
             CallError: three attempts in a row broke, or too many attempts failed; the message has the last reason.
         """
-        earlier = read_attempts(self._log)
-        kept, errors, index = sum(attempt.accepted for attempt in earlier), 0, len(earlier)
+        errors = 0
         self._on_phase("waiting for the cell")
         self._cell.wait_until_ready()
         limit = int(np.ceil(self._plan.episodes * self._plan.attempts_factor)) + MAX_CONSECUTIVE_ERRORS
-        while kept < self._plan.episodes and not should_stop():
+        while self.kept < self._plan.episodes and not should_stop():
+            index = self.attempts
             if index >= limit:
-                raise CallError(f"only {kept} of {self._plan.episodes} demonstrations were good after {index} attempts")
+                raise CallError(
+                    f"only {self.kept} of {self._plan.episodes} demonstrations were good after {index} attempts"
+                )
             try:
                 attempt = self._attempt(index)
                 errors = 0
@@ -102,10 +117,8 @@ class CollectionSession:
                 if errors >= MAX_CONSECUTIVE_ERRORS:
                     reasons = "; ".join([str(error), *problems])
                     raise CallError(f"{errors} attempts in a row broke; the last: {reasons}") from error
-            kept += attempt.accepted
-            index += 1
             self._record(attempt)
-        return kept
+        return self.kept
 
     def _seed(self, index: int) -> int:
         return self._plan.seed * 100_000 + index
@@ -153,6 +166,7 @@ class CollectionSession:
         )
 
     def _record(self, attempt: Attempt) -> None:
-        with self._log.open("a") as log:
-            log.write(json.dumps(asdict(attempt)) + "\n")
+        append_line(self._log, asdict(attempt))
+        self.attempts += 1
+        self.kept += attempt.accepted
         self._on_attempt(attempt)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from calibration.board import Board, BoardView
 from calibration.camera import PinholeCamera
 from calibration.hand_eye import MODES, HandEyeSample, Mode
+from prophrl_models.data.lines import LineError, append_line, read_lines
 from robot_bridge.view_poses import ViewSetup
 
 Array = NDArray[np.float64]
@@ -93,7 +94,8 @@ class SampleFolder:
         if not written:
             raise SampleError(f"OpenCV could not encode the image of sample {index}")
         (self._lines.parent / name).write_bytes(png.tobytes())
-        self._append_line(
+        append_line(
+            self._lines,
             {
                 "index": index,
                 "stamp_ns": view.stamp_ns,
@@ -105,7 +107,7 @@ class SampleFolder:
                 "height": view.view.height,
                 "frames": view.frames,
                 "image": name,
-            }
+            },
         )
         self._views[index] = view
         self._next += 1
@@ -120,22 +122,17 @@ class SampleFolder:
         if not self._views:
             raise SampleError("there is no sample to remove")
         index = sorted(self._views)[place]
-        self._append_line({"removed": index})
+        append_line(self._lines, {"removed": index})
         del self._views[index]
         return index
-
-    def _append_line(self, line: dict[str, Any]) -> None:
-        with self._lines.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def load_samples(folder: str | Path) -> tuple[Session, list[View]]:
     """Session and views of a folder.
 
     Raises:
-        SampleError: no such folder, or broken beyond a torn last line.
+        SampleError: no such folder.
+        LineError: a sample is damaged (half a line at the end, of a run that was killed, is no damage).
     """
     session, views, _ = _load(Path(folder))
     return session, list(views.values())
@@ -158,18 +155,14 @@ def _load(folder: Path) -> tuple[Session, dict[int, View], int]:
         raise SampleError(f"{session_path}: {type(error).__name__}: {error}; start in a new folder") from error
     views: dict[int, View] = {}
     count = 0
-    lines = lines_path.read_text().splitlines() if lines_path.is_file() else []
-    for number, line in enumerate(lines, start=1):
+    for number, raw in read_lines(lines_path):
         try:
-            raw = json.loads(line)
             if "removed" in raw:
                 views.pop(int(raw["removed"]), None)
                 continue
             index, view = int(raw["index"]), _view(raw)
         except (KeyError, TypeError, ValueError) as error:
-            if number == len(lines):
-                break  # the line that was being written when the run was killed
-            raise SampleError(f"{lines_path}, line {number}: {error}; remove that line") from error
+            raise LineError(lines_path, number, error) from error
         views[index] = view
         count = max(count, index)
     return session, views, count + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -75,6 +76,12 @@ def _run(run: object, options: argparse.Namespace) -> int:
         return 141
     except (FileNotFoundError, PermissionError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        print(f"error: the disk is full{where}; make room, the same command goes on where it can", file=sys.stderr)
         return 1
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in OURS:

@@ -49,6 +49,8 @@ GRIPPER_PERIOD_S = 0.02
 GRIPPER_STEP = 0.004
 """Smaller changes of the commanded opening are not worth a message to the gripper, which counts 255 steps."""
 PACE_PERIOD_S = 5.0
+SLOWED_BELOW = 0.99
+"""Speed scaling below this is said on /diagnostics: what is recorded or tried then is slower than it seems."""
 
 PARAMETERS = (
     *CELL_PARAMETERS,
@@ -116,6 +118,9 @@ class ArmNode(ProphNode):
         if snapshot.state is ServoState.HOLDING and math.isfinite(snapshot.target_age_s):
             message = f"holding: no valid target from {snapshot.source} for {snapshot.target_age_s:.1f} s"
             return Health(Level.WARN, f"{message} ({snapshot.refusal or snapshot.reason})", values)
+        if arm.speed_scaling < SLOWED_BELOW:
+            slowed = f"the robot slows the arm to {arm.speed_scaling:.0%} (the pendant's speed slider, or its limits)"
+            return Health(Level.WARN, f"{slowed}; let it be at 100 % for recordings and trials", values)
         if self._devices.gripper_problem:
             return Health(Level.WARN, f"gripper: {self._devices.gripper_problem}", values)
         if snapshot.source:
@@ -141,6 +146,7 @@ class ArmNode(ProphNode):
             "refused": snapshot.refused,
             "refusal": snapshot.refusal,
             "stale": snapshot.stale,
+            "speed_scaling": 1.0 if arm is None else arm.speed_scaling,
             "targets_not_obeyed": self._unobeyed,
             **{f"setpoint_{name}": value for name, value in self._pace.items()},
         }

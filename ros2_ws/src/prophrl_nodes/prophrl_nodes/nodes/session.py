@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+from prophrl_models.data.lines import LineError
 from prophrl_nodes.calls import CallError
 from prophrl_nodes.cell_calls import CellCalls
 from prophrl_nodes.collection import Attempt, CollectionSession, SessionPlan
@@ -38,8 +39,7 @@ class SessionNode(ProphNode):
     def __init__(self) -> None:
         super().__init__("session", PARAMETERS)
         self._phase = "starting"
-        self._kept = 0
-        self._attempts = 0
+        self._session: CollectionSession | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -61,43 +61,42 @@ class SessionNode(ProphNode):
             operator_name=self.value("operator_name"),
             instruction=self.value("instruction"),
         )
-        session = CollectionSession(plan, self._calls, self._scene, self._on_phase, self._on_attempt)
         self._stopping.clear()
-        self._thread = threading.Thread(
-            target=self._collect, args=(session, plan.episodes), name="session", daemon=True
-        )
+        self._thread = threading.Thread(target=self._collect, args=(plan,), name="session", daemon=True)
         self._thread.start()
 
     def halt(self) -> None:
         self._stopping.set()
 
     def health(self) -> Health:
+        session = self._session
         asked = self._scene.request if isinstance(self._scene, PersonSceneHost) else ""
         return Health(
             Level.OK,
             f"waiting for you: {asked}" if asked else self._phase,
-            {"kept": str(self._kept), "attempts": str(self._attempts)},
+            {"kept": str(session.kept), "attempts": str(session.attempts)} if session else {},
         )
 
-    def _collect(self, session: CollectionSession, episodes: int) -> None:
+    def _collect(self, plan: SessionPlan) -> None:
         try:
+            session = CollectionSession(plan, self._calls, self._scene, self._on_phase, self._on_attempt)
+            self._session = session
             kept = session.run(self._stopping.is_set)
-        except CallError as error:
+        except (CallError, LineError) as error:
             self.request_stop(f"collection stopped: {error}", exit_code=1)
         except Exception as error:
             self.fail(error)
         else:
-            self.request_stop(f"{kept} of {episodes} demonstrations collected")
+            self.request_stop(f"{kept} of {plan.episodes} demonstrations collected")
 
     def _on_phase(self, phase: str) -> None:
         self._phase = phase
 
     def _on_attempt(self, attempt: Attempt) -> None:
-        self._attempts += 1
-        self._kept += attempt.accepted
+        kept = self._session.kept if self._session else 0
         self.get_logger().info(
-            f"attempt {self._attempts}: {attempt.outcome} in {attempt.duration_s:.1f} s, "
-            f"{self._kept} of {self.value('episodes')} kept ({attempt.reason})"
+            f"attempt {attempt.index + 1}: {attempt.outcome} in {attempt.duration_s:.1f} s, "
+            f"{kept} of {self.value('episodes')} kept ({attempt.reason})"
         )
 
     async def _placed(self) -> str:

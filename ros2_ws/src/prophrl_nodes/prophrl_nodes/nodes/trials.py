@@ -19,6 +19,7 @@ from typing import Any
 from prophrl_interfaces.action import RunTrial
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 
+from prophrl_models.data.lines import LineError
 from prophrl_models.trials.plan import PlanError, TrialPlan
 from prophrl_models.trials.results import ResultError, ResultLog, TrialResult
 from prophrl_nodes.calls import CallError
@@ -120,7 +121,7 @@ class TrialsNode(ProphNode):
         try:
             self._calls.wait_until_ready()
             self._run_trials(ResultLog(Path(self.value("output")) / "trials.jsonl", plan))
-        except (CallError, ResultError, PlanError) as error:
+        except (CallError, ResultError, PlanError, LineError) as error:
             self.request_stop(str(error), exit_code=1)
         except Exception as error:
             self.fail(error)

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
-class TrialLogError(ValueError):
-    """A log that cannot be read; the message names the line."""
+from prophrl_models.data.lines import LineError, append_line, read_lines
 
 
 class TrialLog:
     """Trials in a file that only grows.
 
-    A last line that was cut off by a crash is dropped; everything before it is kept.
-
     Raises:
-        TrialLogError: another line is damaged.
+        LineError: a line is damaged (half a line at the end, of a program that died, is no damage).
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._known: dict[str, dict[str, Any]] = {}
-        if self.path.exists():
-            self._read()
+        self._read()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -48,26 +42,15 @@ class TrialLog:
             "placement": placement,
             "trial": trial,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, line)
         self._known[key] = json.loads(json.dumps(trial))
 
     def _read(self) -> None:
-        raw = self.path.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
+        for number, entry in read_lines(self.path):
             try:
-                entry = json.loads(line)
                 self._known[entry["key"]] = entry["trial"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise TrialLogError(
-                    f"{self.path} line {number} is no trial ({error!r}); delete the line or the file"
-                ) from error
-        if len(whole) < len(raw):
-            os.truncate(self.path, len(whole))
+            except KeyError as error:
+                raise LineError(self.path, number, f"it has no {error}") from error
 
 
 def _key(checkpoint_id: str, settings: Mapping[str, Any], index: int) -> str:
