@@ -110,6 +110,7 @@ class CachedClips:
         left_out: for each cache, episodes whose windows are never drawn.
         together: batches that processes work on at the same time. Their leads are alike in number and length, because
             processes that share a network must pass it equally often.
+        leads_after: batches (of each process) before the first one that may have a lead.
     """
 
     def __init__(
@@ -122,9 +123,11 @@ class CachedClips:
         seed: int = 0,
         left_out: Sequence[Sequence[int]] = (),
         together: int = 1,
+        leads_after: int = 0,
     ) -> None:
         self.caches, self.config, self.options = tuple(caches), config, options
-        self.batch_size, self.seed, self.together = batch_size, seed, together
+        self.batch_size, self.seed = batch_size, seed
+        self.together, self.leads_after = together, leads_after
         if options.imagined_share > 0.0 and not all(cache.groupwise for cache in self.caches):
             raise TrainingError(
                 "clips.imagined_share needs a codec whose latent frames are encoded one by one; set it to 0"
@@ -183,7 +186,7 @@ class CachedClips:
     def _lead(self, number: int, indexes: Sequence[int]) -> tuple[ClipBatch, ...]:
         """What is to be imagined before these windows; nothing for most batches."""
         options = self.options
-        if options.imagined_share <= 0.0 or number // self.together < options.imagined_after:
+        if options.imagined_share <= 0.0 or number // self.together < self.leads_after:
             return ()
         rng = np.random.default_rng((self.seed, number // self.together, LEAD))
         if rng.random() >= options.imagined_share:

@@ -172,7 +172,7 @@ def fit(
     if not config.clips.weights:
         del settings["clips.weights"]  # so that runs from before there were weights go on
     if config.clips.imagined_share == 0.0:
-        for name in ("imagined_share", "imagined_chunks", "imagined_after"):
+        for name in ("imagined_share", "imagined_chunks", "imagined_from"):
             del settings[f"clips.{name}"]
     if config.channel_weighting == "none":
         del settings["channel_weighting"]

@@ -325,6 +325,7 @@ def open_clips(
         seed=config.loop.seed,
         left_out=data.left_out,
         together=processes.world,
+        leads_after=round(config.clips.imagined_from * config.loop.steps) * config.passes(processes.world),
     )
     trained_on = TrainedOn.of_provenance(data.record, str(out_dir)).joined(trained_before(origin.init))
     return clips, {**data.record, **of_codec, TRAINED_ON: trained_on.to_json()}

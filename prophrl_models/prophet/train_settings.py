@@ -14,6 +14,8 @@ from prophrl_models.training.loop import LoopOptions
 from prophrl_models.training.lora import LoraOptions
 from prophrl_models.training.settings import TrainingError, read_settings
 
+SHARES = ("event_share", "drop_actions", "drop_frames", "drop_history", "short_share", "imagined_share")
+
 
 @dataclass(frozen=True)
 class ClipOptions:
@@ -37,7 +39,7 @@ class ClipOptions:
         imagined_share: part of the batches whose known frames and histories end in what the network itself imagines
             (``imagined_past``); needs dataset folders and a groupwise codec.
         imagined_chunks: most chunks that are imagined before such a clip.
-        imagined_after: batches (of each process) before the first such one: early on there is nothing to imagine with.
+        imagined_from: part of the run after which there are such batches: early on there is nothing to imagine with.
     """
 
     min_actions: int = 4
@@ -51,17 +53,14 @@ class ClipOptions:
     weights: tuple[float, ...] = ()
     imagined_share: float = 0.0
     imagined_chunks: int = 3
-    imagined_after: int = 0
+    imagined_from: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("event_share", "drop_actions", "drop_frames", "drop_history", "short_share", "imagined_share"):
+        for name in (*SHARES, "imagined_from"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise TrainingError(f"clips.{name} must lie in 0..1, got {getattr(self, name)}")
-        if self.imagined_chunks < 1 or self.imagined_after < 0:
-            raise TrainingError(
-                "clips.imagined_chunks must be at least 1 and imagined_after at least 0, got "
-                f"{self.imagined_chunks} and {self.imagined_after}"
-            )
+        if self.imagined_chunks < 1:
+            raise TrainingError(f"clips.imagined_chunks must be at least 1, got {self.imagined_chunks}")
         if self.context_noise < 0.0:
             raise TrainingError(f"clips.context_noise must not be negative, got {self.context_noise}")
         listed = isinstance(self.weights, tuple) and all(isinstance(value, (int, float)) for value in self.weights)

@@ -103,7 +103,8 @@ def test_errors_of_the_past_reach_what_is_known_and_never_the_target(cache: Late
 
 
 def test_leads_are_as_frequent_as_asked_and_begin_when_asked(cache: LatentCache) -> None:
-    source = clips(cache, ClipOptions(imagined_share=0.5, imagined_chunks=2, imagined_after=100))
+    source = clips(cache, ClipOptions(imagined_share=0.5, imagined_chunks=2))
+    source.leads_after = 100
     lengths = [len(source.batch(number).lead) for number in range(300)]
     assert not any(lengths[:100]) and set(lengths) == {0, 1, 2}
     assert 70 < sum(n > 0 for n in lengths) < 130

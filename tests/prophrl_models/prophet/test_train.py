@@ -366,6 +366,14 @@ def test_clip_options_reach_the_training(made: Path, tmp_path: Path) -> None:
         assert curve(tmp_path / "a") != curve(tmp_path / name)
 
 
+def test_a_past_is_imagined_from_the_part_of_the_run_that_was_asked(made: Path, tmp_path: Path) -> None:
+    for name, start in (("all", 0.0), ("late", 0.5), ("never", 1.0)):
+        options = ClipOptions(imagined_share=1.0, imagined_from=start)
+        train_prophet([made / "dataset"], tmp_path / name, brief(4, clips=options), origin=origin(made))
+    whole, late, never = (curve(tmp_path / name) for name in ("all", "late", "never"))
+    assert late[:2] == never[:2] != whole[:2] and late[2] != never[2]
+
+
 def test_an_imagined_past_is_for_dataset_folders() -> None:
     with pytest.raises(TrainingError, match="leave it out with a mixture"):
         ProphetTrainConfig(mixture="mixture.yaml", clips=ClipOptions(imagined_share=0.5))
