@@ -192,7 +192,8 @@ class CachedClips:
         if rng.random() >= options.imagined_share:
             return ()
         groups = int(rng.choice(LEAD_GROUPS))
-        places = [(cache, *map(int, cache.window_NI[row])) for cache, row in map(self._place, indexes)]
+        found = map(self._place, indexes)
+        places = [(cache, int(cache.window_NI[row, 0]), int(cache.window_NI[row, 1])) for cache, row in found]
         links = []
         for back in range(int(rng.integers(1, options.imagined_chunks + 1)), 0, -1):
             starts = [(cache, episode, known - back * GROUP * groups) for cache, episode, known in places]

@@ -69,8 +69,15 @@ def test_distortion_is_the_published_polynomial(camera: PinholeCamera) -> None:
 def test_a_pixel_with_its_depth_is_the_point_it_shows(camera: PinholeCamera) -> None:
     pixels, depth = some_pixels(camera)
     back, depth_back = camera.project(camera.unproject(pixels, depth))
-    np.testing.assert_allclose(back, pixels, atol=0.02 if camera.distortion is not None else 1e-6)
+    np.testing.assert_allclose(back, pixels, atol=1e-6)
     np.testing.assert_allclose(depth_back, depth, atol=1e-9)
+
+
+def test_corners_of_a_wide_distorted_lens_are_found_again() -> None:
+    k = np.array([-0.0364, -0.0596, -0.0004, -0.0003, -0.0174])
+    camera = PinholeCamera(954.8, 1595.0, 540.4, 526.8, 1297, 1119, distortion=k)
+    corners = np.array([[0, 0], [1296, 0], [0, 1118], [1296, 1118]], dtype=np.float64)
+    np.testing.assert_allclose(camera.project(camera.unproject(corners, np.ones(4)))[0], corners, atol=1e-6)
 
 
 @settings(deadline=None)
