@@ -11,6 +11,8 @@ from scipy.optimize import minimize_scalar
 from prophrl_models.reward.judge import Confusion, JudgeError
 
 Logits = NDArray[np.float64]
+LEAST_RECALL = 0.5
+"""Share of the successes that a threshold must find, whatever precision is wanted."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +52,32 @@ def fit_temperature(logit_N: Logits, truth_N: NDArray[np.bool_]) -> float:
     return float(np.exp(entropy.x))
 
 
-def choose_threshold(probability_N: Logits, truth_N: NDArray[np.bool_], wanted_precision: float) -> float:
+def choose_threshold(
+    probability_N: Logits, truth_N: NDArray[np.bool_], wanted_precision: float, least_recall: float = LEAST_RECALL
+) -> float:
     """The threshold with the highest recall among those that reach the wanted precision.
 
-    It lies half-way between two neighbouring probabilities. Where none reaches the precision, the one with the best
-    precision is taken, and of those the one with the best recall; ``Confusion`` on the same videos tells.
+    Where they all miss more than 1 - ``least_recall`` of the successes, the precision is not worth that: a judge that
+    never says yes is never wrong, and teaches nothing. Then the threshold with the best balanced accuracy is taken
+    (Youden 1950): the chance that a success is told from a failure of the same group. ``Confusion`` on the same videos
+    tells which it was. A threshold lies half-way between two neighbouring probabilities.
 
     Raises:
         JudgeError: no success among the videos.
     """
-    if not np.any(truth_N):
+    truth = np.asarray(truth_N, bool)
+    if not truth.any():
         raise JudgeError("a threshold cannot be chosen on videos without a success; hold out more videos")
     levels = np.unique(np.concatenate([probability_N, [0.0, 1.0]]))
     candidates = np.clip(0.5 * (levels[1:] + levels[:-1]), 1e-6, 1.0 - 1e-6)
-    best, chosen = (-1.0, -1.0, -1.0), 0.5
-    for threshold in candidates:
-        found = Confusion.of((probability_N >= threshold).tolist(), np.asarray(truth_N, bool).tolist())
+    best, chosen = (False, -1.0, -1.0), 0.5
+    for threshold, gap in zip(candidates, np.diff(levels), strict=True):
+        found = Confusion.of((probability_N >= threshold).tolist(), truth.tolist())
         precision, recall = found.precision or 0.0, found.recall or 0.0
+        good = precision >= wanted_precision and recall >= least_recall
+        specificity = 1.0 if found.specificity is None else found.specificity
         # Among equals the middle of the widest gap: it is as far as can be from the videos on both sides.
-        gap = float(levels[levels > threshold].min() - levels[levels <= threshold].max())
-        rank = (min(precision, wanted_precision), recall, gap)
+        rank = (good, recall if good else recall + specificity, float(gap))
         if rank > best:
             best, chosen = rank, float(threshold)
     return chosen

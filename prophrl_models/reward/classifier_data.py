@@ -46,6 +46,8 @@ class LabelledVideo:
         success: whether the task was accomplished at the end.
         untouched: frames before the hand closed on anything; 0 where that is not known.
         released: at the end the hand is open and what it carried lies where it was put.
+        shows: id of the recording that this video shows again (imagined, filmed from elsewhere); empty for a recording.
+            Splits go by it: what was learned from one must not be tested on the other.
     """
 
     id: str
@@ -55,6 +57,12 @@ class LabelledVideo:
     success: bool
     untouched: int = 0
     released: bool = False
+    shows: str = ""
+
+    @property
+    def recording(self) -> str:
+        """Id of the recording behind it."""
+        return self.shows or self.id
 
     @property
     def undecided_from(self) -> int:
@@ -181,15 +189,16 @@ def from_folder(folder: Path, store: VideoStore, task: str | None = None) -> Ite
     """Videos with a label each.
 
     Either ``labels.jsonl`` lists them, one JSON object per line with ``video`` (a path below the folder), ``task``,
-    ``success`` and, where known, ``finish_step`` (the frame by which it was done); or they lie in the folders
-    ``success`` and ``failure``, and ``task`` says what should have been done.
+    ``success`` and, where known, ``finish_step`` (the frame by which it was done) and ``shows`` (the source of the
+    episode that the video shows again); or they lie in the folders ``success`` and ``failure``, and ``task`` says what
+    should have been done.
 
     Raises:
         JudgeError: neither, or a line that cannot be read.
     """
     listed = folder / LABELS_FILE
     rows = list(_listed(listed)) if listed.is_file() else list(_sorted_by_folder(folder, task))
-    for video_file, name, success, finish_step in rows:
+    for video_file, name, success, finish_step, shows in rows:
         path = folder / video_file
         if not path.is_file():
             raise JudgeError(f"{listed} names {video_file}, which is not in {folder}")
@@ -197,7 +206,10 @@ def from_folder(folder: Path, store: VideoStore, task: str | None = None) -> Ite
         stat = path.stat()
         key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
         video = store.get(key, partial(read_video, path))
-        yield LabelledVideo(str(video_file), name, video, video_labels(len(video), success, finish_step), success)
+        label_T = video_labels(len(video), success, finish_step)
+        # Videos of two folders may have one name; where a recording is known, it tells them apart.
+        name_of_video = f"{shows} {video_file}" if shows else str(video_file)
+        yield LabelledVideo(name_of_video, name, video, label_T, success, shows=shows)
 
 
 def video_labels(total: int, success: bool, finish_step: int | None) -> NDArray[np.int8]:
@@ -218,23 +230,24 @@ def video_labels(total: int, success: bool, finish_step: int | None) -> NDArray[
     return label
 
 
-def _listed(path: Path) -> Iterator[tuple[str, str, bool, int | None]]:
+def _listed(path: Path) -> Iterator[tuple[str, str, bool, int | None, str]]:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             video, task, success, step = row["video"], row["task"], row["success"], row.get("finish_step")
+            shows = str(row.get("shows", ""))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise JudgeError(
                 f"{path}, line {number}: expected an object with video, task and success, got {line!r}"
             ) from error
         if type(success) is not bool or not (step is None or type(step) is int):
             raise JudgeError(f"{path}, line {number}: success is true or false and finish_step a number, got {line!r}")
-        yield str(video), str(task), success, step
+        yield str(video), str(task), success, step, shows
 
 
-def _sorted_by_folder(folder: Path, task: str | None) -> Iterator[tuple[str, str, bool, int | None]]:
+def _sorted_by_folder(folder: Path, task: str | None) -> Iterator[tuple[str, str, bool, int | None, str]]:
     places = [(folder / name, name == "success") for name in ("success", "failure") if (folder / name).is_dir()]
     if not places:
         raise JudgeError(
@@ -244,7 +257,7 @@ def _sorted_by_folder(folder: Path, task: str | None) -> Iterator[tuple[str, str
         raise JudgeError(f"the videos in {folder} do not say what should be done in them; give --task 'INSTRUCTION'")
     for place, success in places:
         for path in find_videos(place):
-            yield str(path.relative_to(folder)), task, success, None
+            yield str(path.relative_to(folder)), task, success, None, ""
 
 
 def _all(count: int, value: int) -> NDArray[np.int8]:
@@ -254,20 +267,20 @@ def _all(count: int, value: int) -> NDArray[np.int8]:
 def split(
     videos: Sequence[LabelledVideo], validation: float, test: float, seed: int
 ) -> tuple[list[LabelledVideo], list[LabelledVideo], list[LabelledVideo]]:
-    """Training, validation and test videos; each task and outcome is divided by itself, whole videos at a time.
+    """Training, validation and test videos; each task and outcome is divided by itself, whole recordings at a time.
 
-    The order within a group comes from a hash of (seed, id), so a video keeps its side when others are added later as
-    far as the shares allow. A group of two or more always gives validation one, a group of three or more also the test.
+    A recording and the videos that show it again stay together. The order within a group comes from a hash of
+    (seed, recording), so a video keeps its side when others are added later as far as the shares allow. A group of two
+    or more recordings always gives validation one, a group of three or more also the test.
     """
     parts: tuple[list[LabelledVideo], list[LabelledVideo], list[LabelledVideo]] = ([], [], [])
-    groups: dict[tuple[str, bool], list[LabelledVideo]] = {}
+    groups: dict[tuple[str, bool], dict[str, list[LabelledVideo]]] = {}
     for video in videos:
-        groups.setdefault((video.task, video.success), []).append(video)
+        groups.setdefault((video.task, video.success), {}).setdefault(video.recording, []).append(video)
     for _, group in sorted(groups.items()):
-        group.sort(key=lambda video: hashlib.sha256(f"{seed} {video.id}".encode()).digest())
-        held = max(round(validation * len(group)), int(len(group) >= 2)) if validation > 0 else 0
-        last = max(round(test * len(group)), int(len(group) >= 3)) if test > 0 else 0
-        parts[1].extend(group[:held])
-        parts[2].extend(group[held : held + last])
-        parts[0].extend(group[held + last :])
+        order = sorted(group, key=lambda recording: hashlib.sha256(f"{seed} {recording}".encode()).digest())
+        held = max(round(validation * len(order)), int(len(order) >= 2)) if validation > 0 else 0
+        last = max(round(test * len(order)), int(len(order) >= 3)) if test > 0 else 0
+        for place, recording in enumerate(order):
+            parts[1 if place < held else 2 if place < held + last else 0].extend(group[recording])
     return parts

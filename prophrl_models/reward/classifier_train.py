@@ -51,7 +51,7 @@ class ClassifierTraining:
         batch_size: clips of a step.
         validation, test: shares of the videos of each task and outcome that are held out; the threshold is chosen on
             validation, test says how good the judge is.
-        wanted_precision: of the threshold, on validation.
+        wanted_precision: of the threshold, on validation, unless it costs too much (``calibration.choose_threshold``).
         seed: of split and initialisation; ``loop.seed`` is that of the batches.
         threads: CPU threads; 0 leaves torch's own choice.
         network: architecture; its tasks are replaced by those of the videos.
@@ -111,7 +111,7 @@ def train_classifier(
     parts = {"training": training, "validation": validation, "test": test}
     provenance = {
         "videos_hash": _videos_hash(videos),
-        "videos": {name: sorted(video.id for video in part) for name, part in parts.items()},
+        "videos": {name: sorted({v.id for v in part} | {v.recording for v in part}) for name, part in parts.items()},
         "settings": dataclasses.asdict(config),
         "validation": summary(judge_all(judge, validation)),
         "test": summary(judge_all(judge, test)) if test else None,
@@ -200,6 +200,6 @@ def _fingerprint(videos: Sequence[LabelledVideo], config: ClassifierTraining) ->
 def _videos_hash(videos: Sequence[LabelledVideo]) -> str:
     digest = hashlib.sha256()
     for video in videos:
-        digest.update(f"{video.id} {video.task} {video.success} {video.frames_THW3.shape}".encode())
+        digest.update(f"{video.id} {video.task} {video.success} {video.frames_THW3.shape} {video.shows}".encode())
         digest.update(video.label_T.tobytes())
     return digest.hexdigest()

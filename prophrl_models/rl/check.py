@@ -86,7 +86,7 @@ def run_check(
     judged = [_judged(judge, [v for v in labelled if v.seen == seen]) for seen in KNOWN]
     findings += judge_gates(judged[0], judged[1], settings)
     tell(f"imagining {len(logged)} logged episodes")
-    videos = replay_videos(world, logged, seed=seed) if logged else []
+    videos = replay_videos(world, logged, keep=min(options.keep, world.actions), seed=seed) if logged else []
     imagined = [_outcomes(judge, videos, logged, seen) for seen in KNOWN]
     filmed = [e for e in logged if e.frames_THW3 is not None]
     real = [_outcomes(judge, [np.asarray(e.frames_THW3) for e in filmed], filmed, seen) for seen in KNOWN]

@@ -58,6 +58,7 @@ def logged_episodes(
     height: int = POLICY_HEIGHT,
     width: int = POLICY_WIDTH,
     seen: SeenInTraining = NONE_SEEN,
+    frames: bool = True,
 ) -> list[LoggedEpisode]:
     """Episodes of a dataset whose outcome is known and whose actions are to be trusted throughout.
 
@@ -67,6 +68,7 @@ def logged_episodes(
         camera: of the policy images; each episode's own calibration when omitted.
         height, width: size of the prompts' pictures.
         seen: what judge and world were trained on.
+        frames: read the real pictures too, 35 MB for 15 s.
 
     Raises:
         TrainingError: no episode fits.
@@ -91,10 +93,10 @@ def logged_episodes(
     episodes = []
     for position in sorted(chosen):
         row, episode = dataset.table[position], dataset[position]
-        frames = np.concatenate([np.asarray(episode.color_THW3), episode.final.image_HW3[None]])
+        real = np.concatenate([np.asarray(episode.color_THW3), episode.final.image_HW3[None]]) if frames else None
         actions = np.asarray(episode.action_T7, np.float32)
         outcome = KNOWN_OUTCOMES[row.outcome]
-        episodes.append(LoggedEpisode(prompts[row.episode_id], actions, outcome, frames, *witnesses[position]))
+        episodes.append(LoggedEpisode(prompts[row.episode_id], actions, outcome, real, *witnesses[position]))
     return episodes
 
 
@@ -122,26 +124,33 @@ def joined_episodes(
 
 
 def replay_videos(
-    world: ImaginedWorld, episodes: Sequence[LoggedEpisode], *, seed: int = 0, batch: int = 16
+    world: ImaginedWorld, episodes: Sequence[LoggedEpisode], *, keep: int = 0, seed: int = 0, batch: int = 16
 ) -> list[NDArray[np.uint8]]:
     """Imagined videos uint8 [T + 1, H, W, 3] of the episodes' own actions, at the world's size.
 
+    Args:
+        keep: actions that the world takes at a time, knowing those that follow, as in rollouts with this ``keep``; 0:
+            as many as it can. Every time it looks at its own last frame again, so small ones are harder.
+
     Raises:
-        ValueError: no episodes, or ones that the world cannot begin with.
+        ValueError: no episodes, ones that the world cannot begin with, or a ``keep`` beyond the world's actions.
     """
     if not episodes:
         raise ValueError("nothing to replay; record or import episodes with a known outcome")
+    if not 0 <= keep <= world.actions:
+        raise ValueError(f"keep must lie in 0..{world.actions}, the actions of the world model; got {keep}")
     videos: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(episodes)
-    keep = world.actions
+    keep = keep or world.actions
     # Episodes of one length in calls share a batch: a short one must not wait for, or outlive, a long one.
     by_calls: dict[int, list[int]] = {}
     for place, episode in enumerate(episodes):
         by_calls.setdefault(-(-len(episode.actions_T7) // keep), []).append(place)
     for calls, places in by_calls.items():
-        plans = torch.from_numpy(np.stack([_padded(episodes[p].actions_T7, calls * keep) for p in places]))
+        length = (calls - 1) * keep + world.actions
+        plans = torch.from_numpy(np.stack([_padded(episodes[p].actions_T7, length) for p in places]))
 
         def choose(obs: ObservationBatch, rows: list[int], step: int, plans: Tensor = plans) -> tuple[Tensor, None]:
-            return plans[rows, step * keep : (step + 1) * keep], None
+            return plans[rows, step * keep : step * keep + world.actions], None
 
         imagined = imagine(
             world,

@@ -210,6 +210,25 @@ def test_unusable_folders_are_refused_by_name(tmp_path: Path) -> None:
         list(labelled_videos(tmp_path, AsRecorded()))
 
 
+def test_a_video_that_shows_a_recording_again_stays_on_its_side(tmp_path: Path) -> None:
+    label, frames = np.array([0, 1], np.int8), np.zeros((2, 4, 4, 3), np.uint8)
+    recorded = [LabelledVideo(f"bag-{n}", "a", frames, label, True) for n in range(20)]
+    again = [
+        LabelledVideo(f"bag-{n} {time}.mp4", "a", frames, label, True, shows=f"bag-{n}")
+        for n in range(20) for time in range(3)
+    ]  # fmt: skip
+    alone, together = split(recorded, 0.2, 0.1, seed=0), split(recorded + again, 0.2, 0.1, seed=0)
+    for before, after in zip(alone, together, strict=True):
+        assert {v.recording for v in after} == {v.id for v in before}
+        assert len(after) == 4 * len(before)
+
+    write_video(tmp_path / "a.mp4", frames.repeat(8, axis=1).repeat(8, axis=2), 10.0)
+    line = {"video": "a.mp4", "task": TASK, "success": True, "shows": "bag-3"}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(line) + "\n")
+    (found,) = labelled_videos(tmp_path, AsRecorded())
+    assert found.recording == "bag-3" and found.id != "bag-3"
+
+
 def test_a_split_divides_each_task_and_outcome_and_holds_nothing_twice() -> None:
     label = np.array([0, 1], np.int8)
     frames = np.zeros((2, 4, 4, 3), np.uint8)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from prophrl_nodes.cli import rl
 from prophrl_nodes.cli.main import main
+from prophrl_nodes.cli.rl_shared import read_settings
 from prophrl_nodes.studies.fast_trials import StudyError
 
 from prophrl_models.rl.gates import CheckReport, Finding
@@ -76,11 +77,11 @@ def test_a_second_judge_that_would_never_be_asked_is_refused_before_anything_is_
 def test_threads_are_the_settings_own_unless_given(tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text("threads: 2")
     config = ("--config", str(tmp_path / "two.yaml"))
-    assert rl._settings(parsed(tmp_path, *config)).threads == 2
-    assert rl._settings(parsed(tmp_path, *config, "--threads", "0")).threads == 2
-    assert rl._settings(parsed(tmp_path, *config, "--threads", "3")).threads == 3
+    assert read_settings(parsed(tmp_path, *config)).threads == 2
+    assert read_settings(parsed(tmp_path, *config, "--threads", "0")).threads == 2
+    assert read_settings(parsed(tmp_path, *config, "--threads", "3")).threads == 3
     with pytest.raises(rl.UsageError, match="got -1"):
-        rl._settings(parsed(tmp_path, *config, "--threads", "-1"))
+        read_settings(parsed(tmp_path, *config, "--threads", "-1"))
 
 
 @pytest.mark.parametrize(("statuses", "code"), [("pp", 0), ("pf", 3), ("nf", 3), ("pn", 4)])

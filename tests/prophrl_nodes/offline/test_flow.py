@@ -26,6 +26,7 @@ from prophrl_nodes.offline.stages import (
     last_step,
     read_findings,
     reinforce_stage,
+    replay_stage,
     world_stage,
 )
 
@@ -155,6 +156,13 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     words = world_stage(plan, at, [at.dataset]).command[3:]
     assert " ".join(words[4:]) == f"--seed 3 --preset small_adapt --init {tmp_path / 'world'} --steps 50"
     assert judge_of(plan, at) == f"classifier:{at.judge / 'classifier'}"
+    replay, judge = replay_stage(plan, at, [at.dataset]), judge_stage(plan, at, [at.dataset])
+    assert judge.command[3:8] == ["reward", "train", str(at.judge), str(at.dataset), str(at.imagined)]
+    parser = argparse.ArgumentParser()
+    rl.register(parser)
+    understood = parser.parse_args(replay.command[4:])
+    assert (understood.datasets, understood.out) == ([at.dataset], at.imagined)
+    assert (understood.world, understood.preset, understood.seed) == (at.refitted, "small", 3)
 
 
 def test_the_audit_of_a_plan_reaches_the_reinforcement(tmp_path: Path) -> None:
@@ -199,6 +207,7 @@ def test_every_stage_that_computes_is_given_the_threads(tmp_path: Path) -> None:
         plan = replace(plan, threads=threads)
         stages = (
             world_stage(plan, at, data),
+            replay_stage(plan, at, data),
             judge_stage(plan, at, data),
             check_stage(plan, at, data, judge_of(plan, at), ["put it there"]),
             reinforce_stage(plan, at, data, judge_of(plan, at), ["put it there"], "place_cube"),

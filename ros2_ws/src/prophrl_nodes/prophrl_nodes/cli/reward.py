@@ -91,8 +91,25 @@ def _train(options: argparse.Namespace) -> int:
     config = dataclasses.replace(config, loop=loop, wanted_precision=options.precision or config.wanted_precision)
     sources = [(source, options.task) for source in options.sources]
     folder = train_classifier(sources, options.out, config, _show, device)
+    print(_judgement(folder, config.wanted_precision))
     print(f"classifier: {folder}")
     return 0
+
+
+def _judgement(folder: Path, wanted_precision: float) -> str:
+    """What the threshold is worth on the videos that it was chosen on, in a sentence."""
+    from prophrl_models.reward.classifier_judge import load_classifier, read_provenance
+
+    rates = read_provenance(folder)["validation"]["rates"]["all"]
+    precision, recall = rates["precision"] or 0.0, rates["recall"] or 0.0
+    threshold = load_classifier(folder).decision.threshold
+    said = f"threshold {threshold:.2f}: precision {precision:.2f}, recall {recall:.2f} on validation videos"
+    if precision < wanted_precision:
+        said += (
+            f"; {wanted_precision:g} would have cost more than half of the successes: train longer, or add videos "
+            "(failures above all)"
+        )
+    return said
 
 
 def _show(done: Progress) -> None:
@@ -129,7 +146,7 @@ def _labelled(options: argparse.Namespace, seen: set[str], skipped: list[str]) -
     for source in options.sources:
         taken = 0
         for video in labelled_videos(source, AsRecorded(), options.task):
-            if video.id in seen:
+            if video.id in seen or video.recording in seen:
                 skipped.append(video.id)
             elif options.limit is None or taken < options.limit:
                 taken += 1

@@ -1,5 +1,6 @@
 """Reinforce a policy inside a world model.
 
+  prophrl rl replay runs/dataset runs/imagined --world runs/prophet        imagined videos to train the judge on, too
   prophrl rl check runs/dataset --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge
   prophrl rl run runs/dataset runs/rl --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge
   prophrl rl report runs/rl
@@ -20,25 +21,27 @@ Exit codes of "rl check": 0 all gates passed, 3 one failed, 4 not enough evidenc
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 from prophrl_models.reward.argument import FORMS, parse_judge
-from prophrl_nodes.cli import rl_ablate, rl_offline
+from prophrl_nodes.cli import rl_ablate, rl_offline, rl_replay
+from prophrl_nodes.cli.rl_shared import UsageError, add_settings, read_settings
 
-DEFAULT_PRESET = "small"
 PASSED, FAILED, NOT_ENOUGH = 0, 3, 4
 """Exit codes of ``rl check``; 1 and 2 are an error and wrong usage, as everywhere."""
 
 
-class UsageError(ValueError):
-    """Arguments that cannot be understood; the message says which."""
-
-
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    what = parser.add_subparsers(dest="what", required=True, metavar="{run,check,report,offline,ablate}")
+    what = parser.add_subparsers(dest="what", required=True, metavar="{replay,check,run,report,offline,ablate}")
+    replay = what.add_parser(
+        "replay",
+        help="imagine logged episodes again: labelled videos for a judge",
+        description=rl_replay.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    rl_replay.register(replay)
     run_ = what.add_parser("run", help="train; an interrupted run goes on")
     run_.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="made by prophrl dataset build")
     run_.add_argument("out", type=Path, metavar="OUT", help="folder of the run, new or to be continued")
@@ -82,17 +85,20 @@ def _sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judge", required=True, help=FORMS)
     parser.add_argument("--task", action="append", default=[], metavar="INSTRUCTION", help="only starts with this one")
     parser.add_argument("--world-steps", type=int, help="passes of the world model for a chunk (default: its own)")
-    settings = parser.add_mutually_exclusive_group()
-    settings.add_argument("--preset", help=f"settings by name (default: {DEFAULT_PRESET})")
-    settings.add_argument("--config", type=Path, help="YAML settings")
-    parser.add_argument("--seed", type=int, help="of everything that is drawn (default: 0)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: the settings' own)")
+    add_settings(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl rl``."""
-    verbs = {"run": _run, "check": _check, "report": _report, "offline": rl_offline.run, "ablate": rl_ablate.run}
+    verbs = {
+        "replay": rl_replay.run,
+        "check": _check,
+        "run": _run,
+        "report": _report,
+        "offline": rl_offline.run,
+        "ablate": rl_ablate.run,
+    }
     return verbs[options.what](options)
 
 
@@ -100,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
     from prophrl_models.rl.open_run import open_trainer
     from prophrl_models.rl.trainer import StepReport
 
-    settings = _settings(options)
+    settings = read_settings(options)
     _refuse_idle_judge(options, settings)
 
     def watch(report: StepReport) -> None:
@@ -190,7 +196,7 @@ def _check(options: argparse.Namespace) -> int:
     from prophrl_models.rl.seen import SeenInTraining
     from prophrl_nodes.cli.output import print_json
 
-    settings, sources = _settings(options), _opened(options)
+    settings, sources = read_settings(options), _opened(options)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     worker = open_worker(sources, settings)
@@ -247,27 +253,3 @@ def _opened(options: argparse.Namespace) -> Any:
         device=str(choose_device(options.device)),
         world_steps=options.world_steps,
     )
-
-
-def _settings(options: argparse.Namespace) -> Any:
-    from prophrl_models.rl.settings import load_settings
-
-    if options.threads < 0:
-        raise UsageError(f"--threads takes a number of CPU threads, or 0 for the settings' own; got {options.threads}")
-    settings = load_settings(options.config or _preset(options.preset or DEFAULT_PRESET))
-    given = (
-        ("steps", getattr(options, "steps", None)), ("seed", options.seed), ("threads", options.threads or None),
-    )  # fmt: skip
-    return dataclasses.replace(settings, **{name: value for name, value in given if value is not None})
-
-
-def _preset(name: str) -> Path:
-    from prophrl_nodes.launch_files.packages import SOURCE_TREE, share_folder
-
-    # A file that is newer than the last set-up is in the source tree only.
-    folders = [root / "config" / "rl" for root in (share_folder("prophrl"), SOURCE_TREE)]
-    found = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
-    found.pop(Path(rl_ablate.PLAN_FILE).stem, None)  # a plan of such settings lies beside them
-    if name not in found:
-        raise UsageError(f"no preset {name!r}; choose one of {', '.join(found)}, or give a file with --config")
-    return found[name]

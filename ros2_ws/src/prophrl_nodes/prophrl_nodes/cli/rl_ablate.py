@@ -19,12 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from prophrl_nodes.cli.output import table
-
-PLAN_FILE = "ablation.yaml"
-
-
-class UsageError(ValueError):
-    """Arguments that cannot be understood; the message says which."""
+from prophrl_nodes.cli.rl_shared import PLAN_FILE, UsageError, preset_file
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +61,6 @@ def run(options: argparse.Namespace) -> int:
 def _study(options: argparse.Namespace) -> Any:
     from prophrl_models.rl.ablation_plan import TwinTrials, read_plan
     from prophrl_models.rl.settings import load_settings
-    from prophrl_nodes.cli.rl import _preset
     from prophrl_nodes.cli.tasks import check_tasks
     from prophrl_nodes.studies.policy_ablation import PolicyStudy
 
@@ -95,7 +89,7 @@ def _study(options: argparse.Namespace) -> Any:
     if plan.twin is not None:
         check_tasks([plan.twin.task])
     named = plan.common.preset
-    file = Path(named) if named.endswith((".yaml", ".yml")) else _preset(named)
+    file = Path(named) if named.endswith((".yaml", ".yml")) else preset_file(named)
     return PolicyStudy(tuple(options.datasets), options.out, plan, load_settings(file))
 
 

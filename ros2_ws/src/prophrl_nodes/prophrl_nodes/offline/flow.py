@@ -1,6 +1,6 @@
 """Offline reinforcement from start to end: ``python -m prophrl_nodes.offline.flow FOLDER`` runs the plan in FOLDER.
 
-    bags -> dataset -> adapted world model -> judge -> check -> reinforcement -> result.json
+    bags -> dataset -> adapted world model -> imagined bags -> judge -> check -> reinforcement -> result.json
 
 A flow that continues another one works on the datasets of both, from what the other made (``rounds``).
 Each stage goes on where it was interrupted; a finished one is not repeated. progress.json says where the flow is,
@@ -34,6 +34,7 @@ from prophrl_nodes.offline.stages import (
     judge_stage,
     read_findings,
     reinforce_stage,
+    replay_stage,
     world_stage,
 )
 
@@ -76,6 +77,7 @@ class Flow:
             self._say("dataset", 0, about(rounds[-1], self._chain))
         self._do(world_stage(work, self.at, datasets, weights_of(steps) if rounds else ()))
         if not work.judge:
+            self._do(replay_stage(work, self.at, datasets))
             self._do(judge_stage(work, self.at, datasets))
         judge = judge_of(work, self.at)
         check = check_stage(work, self.at, datasets, judge, instructions)

@@ -62,6 +62,11 @@ class Folders:
         return self.world / "prophet"
 
     @property
+    def imagined(self) -> Path:
+        """The bags' own actions in the adapted world model, as labelled videos."""
+        return self.root / "imagined"
+
+    @property
     def judge(self) -> Path:
         return self.root / "judge"
 
@@ -102,9 +107,16 @@ def world_stage(plan: OfflinePlan, at: Folders, datasets: Sequence[Path], weight
     return Stage("world", what, command, (at.refitted / "provenance.json").is_file, lambda: last_step(at.world))
 
 
+def replay_stage(plan: OfflinePlan, at: Folders, datasets: Sequence[Path]) -> Stage:
+    """The bags imagined again: a judge that has only seen photographs does not know the world model's pictures."""
+    options = ["--world", at.refitted, *_settings(plan.preset), "--seed", plan.seed, *_threads(plan)]
+    command = _prophrl("rl", "replay", *datasets, at.imagined, *options)
+    return Stage("replay", "the bags' actions are imagined again, for the judge", command, at.imagined.is_dir)
+
+
 def judge_stage(plan: OfflinePlan, at: Folders, datasets: Sequence[Path]) -> Stage:
-    """A success classifier, trained on the bags."""
-    command = _prophrl("reward", "train", at.judge, *datasets, "--seed", plan.seed, *_threads(plan))
+    """A success classifier, trained on the bags and on what the world model makes of them."""
+    command = _prophrl("reward", "train", at.judge, *datasets, at.imagined, "--seed", plan.seed, *_threads(plan))
     done = (at.judge / "classifier" / "provenance.json").is_file
     return Stage("judge", "a judge learns what success looks like", command, done, lambda: last_step(at.judge))
 
