@@ -6,8 +6,8 @@
   prophrl prophet distil runs/world/prophet runs/dataset runs/fast   a copy that needs four passes or fewer
   prophrl prophet convert weights/cosmos runs/start --vae weights/cosmos/vae
   prophrl prophet eval runs/world/prophet runs/dataset --out runs/report
-  prophrl prophet rank runs/world/prophet runs/dataset runs/*/policy --judge classifier:runs/judge --task place_cube \\
-      --out runs/ranking                                             does it rank policies as the twin does?
+  prophrl prophet rank runs/world/prophet runs/dataset runs/*/policy --judge classifier:runs/judge/classifier \\
+      --task place_cube --out runs/ranking                           does it rank policies as the twin does?
   prophrl prophet ablate runs/dataset runs/ablation --seeds 0 1      what is each part of it worth?
 
 Whatever was interrupted goes on where it stopped when the same command is given again.

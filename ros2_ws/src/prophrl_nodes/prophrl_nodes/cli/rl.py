@@ -1,8 +1,9 @@
 """Reinforce a policy inside a world model.
 
   prophrl rl replay runs/dataset runs/imagined --world runs/prophet        imagined videos to train the judge on, too
-  prophrl rl check runs/dataset --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge
-  prophrl rl run runs/dataset runs/rl --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge
+  prophrl rl check runs/dataset --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge/classifier
+  prophrl rl run runs/dataset runs/rl --policy runs/sft/policy --world runs/prophet \\
+      --judge classifier:runs/judge/classifier
   prophrl rl report runs/rl
   prophrl rl offline runs/collect/bags runs/sft/policy runs/offline --world runs/prophet     all stages in one command
   prophrl rl offline runs/trials/bags runs/round_2 --after runs/offline      the next round, with trials of its policy
