@@ -3,6 +3,7 @@
   prophrl prophet train runs/dataset runs/world --preset small       codec, latents, network: everything
   prophrl prophet codec runs/dataset runs/codec                      only the codec, for several world models
   prophrl prophet cache runs/dataset runs/latents --codec runs/codec
+  prophrl prophet stops runs/dataset runs/stops                      what follows a stop of the arm, to train on, too
   prophrl prophet distil runs/world/prophet runs/dataset runs/fast   a copy that needs four passes or fewer
   prophrl prophet convert weights/cosmos runs/start --vae weights/cosmos/vae
   prophrl prophet eval runs/world/prophet runs/dataset --out runs/report
@@ -27,12 +28,14 @@ from prophrl_nodes.cli import (
     prophet_pack,
     prophet_rank,
     prophet_reference,
+    prophet_stops,
     prophet_train,
 )
 
 VERBS = {
     "codec": (prophet_codec, "train the codec that turns pictures into latents"),
     "cache": (prophet_cache, "encode datasets once, for several trainings"),
+    "stops": (prophet_stops, "what follows a stop of the arm, as episodes to train on"),
     "train": (prophet_train, "train a world model"),
     "distil": (prophet_distil, "make a world model that needs few passes"),
     "convert": (prophet_convert, "published weights to a checkpoint to start from"),
