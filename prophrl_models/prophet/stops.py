@@ -5,10 +5,10 @@ comes down on an object does not go on from there: in a world model that has lea
 finger passes through and every grasp takes hold, and a policy that is reinforced there learns to run into stops
 (docs/log.md).
 
-What would have followed is known without recording it. An attempt that ended in a stop is continued here by actions that
-others took in its place (they close, lift, carry, let go), while the picture stays as it was. The state goes on as a
-rollout in imagination would count it, from the actions; action frames are drawn from it, and as soon as arm and picture
-part, the network can tell a stopped arm from one that stands still.
+What would have followed is known without recording it. An attempt that ended in a stop is continued here by actions
+that others took in its place (they close, lift, carry, let go), while the picture stays as it was. The state goes on as
+a rollout in imagination would count it, from the actions; action frames are drawn from it, and as soon as arm and
+picture part, the network can tell a stopped arm from one that stands still.
 """
 
 from __future__ import annotations
