@@ -35,6 +35,8 @@ LEAD_STEPS = 14
 """A continuation begins at most so many steps before the hand it is taken from closed."""
 _STILL_M = 0.002
 """Motion of a step below which an arm stands."""
+Motions = dict[str, list[tuple[NDArray[np.float32], int]]]
+"""For each task the actions [T, 7] of its successes, and the step at which the hand was told to close."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,7 @@ def write_stops(
         tell: (episodes written, episodes in all).
 
     Raises:
-        DatasetError: sources were made differently, no episode ended in a stop, or a task with one has no success in
-            which a hand closes.
+        DatasetError: sources were made differently, or there is nothing to continue (``count_stops``).
         ValueError: ``times`` or ``seconds`` out of range.
     """
     datasets = [Dataset(source) for source in sources]
@@ -74,14 +75,14 @@ def write_stops(
     headers = {str(replace(dataset.header, depth=None)) for dataset in datasets}
     if len(headers) > 1:
         raise DatasetError(f"{' and '.join(map(str, sources))} were made differently; build one of them anew")
-    stopped = [(d, p) for d in datasets for p in range(len(d.table)) if ARM_STOPPED in d[p].metadata.note]
+    stopped, bank = _found(datasets)
     if not stopped:
         raise DatasetError(
-            f"no episode of {', '.join(map(str, sources))} ended in a stop of the arm; let a policy try (prophrl "
-            "launch evaluate), and build the dataset with failures"
+            f"no attempt in {', '.join(map(str, sources))} ended in a stop of the arm at a task that another attempt "
+            "succeeded at, closing its hand; let a policy try (prophrl launch evaluate), and build the dataset with "
+            "failures"
         )
     steps = round(seconds * datasets[0].header.sync.control_rate_hz)
-    bank = _motions(datasets, {d.table[p].task for d, p in stopped})
     writer = DatasetWriter(out, replace(datasets[0].header, depth=None))
     try:
         for number, (dataset, position) in enumerate(stopped):
@@ -104,6 +105,11 @@ def write_stops(
     finally:
         writer.close()
     return Continued(len(stopped), len(stopped) * times)
+
+
+def count_stops(datasets: Sequence[Dataset]) -> int:
+    """Attempts that ended in a stop, at tasks with a success in which a hand closes: those that can be continued."""
+    return len(_found(datasets)[0])
 
 
 def continued(episode: Episode, actions_N7: NDArray[np.float32], suffix: str) -> Episode:
@@ -158,24 +164,21 @@ def _stop_of(episode: Episode) -> int:
     return int(moving[-1]) + 1 if len(moving) else 0
 
 
-def _motions(datasets: Sequence[Dataset], tasks: set[str]) -> dict[str, list[tuple[NDArray[np.float32], int]]]:
-    """For each task the actions [T, 7] of its successes, and the step at which the hand was told to close."""
-    found: dict[str, list[tuple[NDArray[np.float32], int]]] = {task: [] for task in tasks}
+def _found(datasets: Sequence[Dataset]) -> tuple[list[tuple[Dataset, int]], Motions]:
+    """Stopped attempts as (dataset, position), and what they can be continued with."""
+    stopped: list[tuple[Dataset, int]] = []
+    motions: Motions = {}
     for dataset in datasets:
         for position, row in enumerate(dataset.table):
-            if row.task not in tasks or row.outcome != "success":
-                continue
-            actions = np.asarray(dataset[position].action_T7, np.float32)
-            closing = np.flatnonzero(actions[:, 6] < CLOSED_BELOW)
-            if len(closing):
-                found[row.task].append((actions, int(closing[0])))
-    for task, motions in sorted(found.items()):
-        if not motions:
-            raise DatasetError(
-                f"attempts at {task} ended in stops, and there is no success in which a hand closes to continue them "
-                "with; add demonstrations of the task"
-            )
-    return found
+            episode = dataset[position]
+            if ARM_STOPPED in episode.metadata.note:
+                stopped.append((dataset, position))
+            elif row.outcome == "success":
+                closing = np.flatnonzero(episode.action_T7[:, 6] < CLOSED_BELOW)
+                if len(closing):
+                    taken = np.asarray(episode.action_T7, np.float32)
+                    motions.setdefault(row.task, []).append((taken, int(closing[0])))
+    return [(dataset, position) for dataset, position in stopped if dataset.table[position].task in motions], motions
 
 
 def _drawn(

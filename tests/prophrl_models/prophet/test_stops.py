@@ -14,7 +14,7 @@ from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
 from prophrl_models.data.dataset_format import DatasetError
 from prophrl_models.data.episode import Episode
 from prophrl_models.prophet.motion import integrated
-from prophrl_models.prophet.stops import ARM_STOPPED, continued, write_stops
+from prophrl_models.prophet.stops import ARM_STOPPED, continued, count_stops, write_stops
 from tests.helpers.reaches import CONVENTION, places, reach
 
 STOP = 9
@@ -82,6 +82,7 @@ def test_every_stop_becomes_episodes_and_only_stops_do(tmp_path: Path, capsys: p
     words = ["prophet", "stops", str(good), str(play), str(tmp_path / "out"), "--times", "2", "--seconds", "1.5"]
     assert main(words) == 0
     assert "2 attempts that a stop ended, as 4 episodes" in capsys.readouterr().out
+    assert count_stops([Dataset(good), Dataset(play)]) == 2 and count_stops([Dataset(play)]) == 0
     out = Dataset(tmp_path / "out")
     out.verify()
     assert [row.steps for row in out.table] == [STOP + 15] * 4 and {row.outcome for row in out.table} == {"failure"}
@@ -90,13 +91,13 @@ def test_every_stop_becomes_episodes_and_only_stops_do(tmp_path: Path, capsys: p
     assert not np.array_equal(out[0].action_T7, out[1].action_T7)
     hashes = out.content_hash
     assert main(words) == 0 and Dataset(tmp_path / "out").content_hash == hashes  # the same again adds nothing
-    with pytest.raises(DatasetError, match="ended in a stop"):
+    with pytest.raises(DatasetError, match="ended in a stop of the arm"):
         write_stops([good, tmp_path / "out"], tmp_path / "twice")
 
 
 def test_what_cannot_be_continued_is_refused(tmp_path: Path) -> None:
     play = dataset(tmp_path / "play", [stopped(0)])
-    with pytest.raises(DatasetError, match="attempts at reach ended in stops, and there is no success"):
+    with pytest.raises(DatasetError, match="at a task that another attempt succeeded at"):
         write_stops([play], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="times >= 1"):
