@@ -57,6 +57,7 @@ class Recording:
     task: str = "place_cube"
     outcome: str = "success"
     episode_id: str = "episode"
+    note: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def without(self, condition: Callable[[Sent], bool]) -> Recording:
@@ -81,7 +82,7 @@ class Recording:
         for sent in self.sent:
             writer.write(topics[sent.topic], serialize_message(sent.message), sent.log_ns, sent.log_ns)
         writer.close()
-        return store.accept(folder, self.outcome)
+        return store.accept(folder, self.outcome, self.note)
 
 
 def record(
