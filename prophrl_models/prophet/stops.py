@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from prophrl_models.data.commanded import ACTIONS, COMMANDED
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.dataset_format import DatasetError
 from prophrl_models.data.dataset_writer import DatasetWriter
@@ -158,7 +159,12 @@ def continued(episode: Episode, actions_N7: NDArray[np.float32], suffix: str) ->
 
 
 def _stop_of(episode: Episode) -> int:
-    """The step of the first picture in which the arm stands for good; as many as there are steps: the final one."""
+    """The step of the first picture in which the arm stands for good; as many as there are steps: the final one.
+
+    Episodes of commands go on to the end of the last chunk, under pictures of the arm that stands.
+    """
+    if episode.metadata.extra.get(ACTIONS) == COMMANDED:
+        return len(episode)
     positions = np.concatenate([episode.state_T7[:, :3], episode.final.state_7[None, :3]])
     moving = np.flatnonzero(np.linalg.norm(np.diff(positions, axis=0), axis=1) > _STILL_M)
     return int(moving[-1]) + 1 if len(moving) else 0

@@ -33,6 +33,9 @@ TYPES = {
     POSE: "geometry_msgs/msg/PoseStamped",
     GRIPPER: "prophrl_interfaces/msg/GripperState",
     STATUS: "prophrl_interfaces/msg/ServoStatus",
+    "/policy/chunk": "prophrl_interfaces/msg/ActionChunk",
+    "/executor/status": "prophrl_interfaces/msg/ExecutorStatus",
+    "/io_and_status_controller/safety_mode": "prophrl_interfaces/msg/SafetyMode",
 }
 LATENCY_S = {COLOR: 0.030, DEPTH: 0.032, POSE: 0.002, GRIPPER: 0.004, STATUS: 0.001}
 """From acquisition to the recorder, by topic; jitter of half as much is added."""

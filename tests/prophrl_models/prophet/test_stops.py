@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from prophrl_nodes.cli.main import main
 
+from prophrl_models.data.commanded import ACTIONS, COMMANDED
 from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
 from prophrl_models.data.dataset_format import DatasetError
 from prophrl_models.data.episode import Episode
@@ -73,6 +74,17 @@ def test_states_after_a_stop_are_those_that_a_rollout_would_count() -> None:
     counted = integrated(states[:1], longer.action_T7[None, STOP:], CONVENTION)[0]
     assert states == pytest.approx(counted, abs=1e-6)
     assert np.abs(np.diff(states[:, :3], axis=0)).max() > 0.005  # they move on while the picture does not
+
+
+def test_episodes_of_commands_are_continued_from_their_end() -> None:
+    episode = stopped(0)
+    extra = {**episode.metadata.extra, ACTIONS: COMMANDED}
+    episode = replace(episode, metadata=replace(episode.metadata, extra=extra), color_THW3=episode.color_THW3.copy())
+    episode.color_THW3[STOP - 3 :] = episode.final.image_HW3  # stopped three rows before the end of the chunk
+    actions = reach(places(8, 0)[3]).action_T7[5:17]
+    longer = continued(episode, actions, "stopped-0")
+    assert len(longer) == STOP + 12 and (longer.color_THW3[STOP - 3 :] == episode.final.image_HW3).all()
+    assert longer.state_T7[STOP, :6] == pytest.approx(episode.final.state_7[:6])
 
 
 def test_every_stop_becomes_episodes_and_only_stops_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

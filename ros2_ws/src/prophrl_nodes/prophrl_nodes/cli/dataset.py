@@ -2,6 +2,7 @@
 
   prophrl dataset build runs/collect/bags runs/dataset          successes only
   prophrl dataset build bags runs/all --outcome success --outcome failure --discarded       for world models
+  prophrl dataset commanded trials/bags runs/play               policies' trials as commanded, for world models
   prophrl dataset info runs/dataset
   prophrl dataset select runs/monday runs/tuesday runs/both --outcome success --count 20
   prophrl dataset export runs/dataset runs/lerobot --workers 2
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from prophrl_nodes.cli import (
     dataset_check,
+    dataset_commanded,
     dataset_export,
     dataset_import,
     dataset_mixture,
@@ -33,7 +35,7 @@ from prophrl_nodes.cli.output import megabytes, print_json, table
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="{build,info,select,export,import,sources,check,mixture}"
+        dest="verb", required=True, metavar="{build,info,commanded,select,export,import,sources,check,mixture}"
     )
     build = verbs.add_parser("build", help="convert bags into a dataset folder")
     build.add_argument("bags", nargs="+", type=Path, metavar="BAGS", help="bags, or folders of bags")
@@ -51,6 +53,14 @@ def register(parser: argparse.ArgumentParser) -> None:
     info.add_argument("dataset", type=Path, metavar="DATASET")
     for verb in (build, info):
         verb.add_argument("--json", action="store_true", help="print JSON")
+    dataset_commanded.register(
+        verbs.add_parser(
+            "commanded",
+            help="what policies played, as it was commanded: for world models",
+            description=dataset_commanded.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     dataset_select.register(verbs.add_parser("select", help="some episodes of datasets, or several datasets, as one"))
     dataset_export.register(verbs.add_parser("export", help="write a dataset as a LeRobotDataset v3.0 folder"))
     dataset_import.register(verbs.add_parser("import", help="read such a folder back"))
@@ -61,7 +71,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl dataset``."""
-    verbs = {"build": _build, "info": _info, "select": dataset_select.run}
+    verbs = {"build": _build, "info": _info, "commanded": dataset_commanded.run, "select": dataset_select.run}
     verbs |= {"export": dataset_export.run, "import": dataset_import.run}
     verbs |= {"sources": dataset_sources.run, "check": dataset_check.run, "mixture": dataset_mixture.run}
     return verbs[options.verb](options)
