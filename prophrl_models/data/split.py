@@ -3,7 +3,8 @@
 An episode's side depends on its own name, the fraction and the seed, and on nothing else. So a dataset may grow, be
 exported and read back or be filtered, and no episode that was once trained on turns up among the held-out ones; and
 the episodes held out at a small fraction are among those held out at a larger one. The price is that the fraction is
-met only roughly in small datasets.
+met only roughly in small datasets. An episode that was made from another one lies on the other's side, and says so in its
+name (``derived_name``): what was learned from one must not be tested on the other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+DERIVED = "~"
+"""Stands in the name of an episode made from another one: the other's name before it, what was done to it after it."""
 
 
 class SplitError(ValueError):
@@ -36,15 +40,25 @@ class Split:
     held_out: tuple[int, ...]
 
 
+def derived_name(original: str, what: str) -> str:
+    """The name of an episode that was made from the one called ``original``."""
+    return f"{original}{DERIVED}{what}"
+
+
+def original_name(name: str) -> str:
+    """The name of the recording that an episode was made from; its own where it is one."""
+    return name.partition(DERIVED)[0]
+
+
 def is_held_out(episode_id: str, fraction: float, seed: int = 0) -> bool:
-    """Whether the episode of that name is held out.
+    """Whether the episode of that name, or the one it was made from, is held out.
 
     Raises:
         SplitError: the fraction is not inside 0..1.
     """
     if not 0.0 <= fraction < 1.0:
         raise SplitError(f"the held-out fraction must lie in 0 <= fraction < 1, got {fraction}")
-    digest = hashlib.sha256(f"{seed}/{episode_id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{original_name(episode_id)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2.0**64
 
 

@@ -26,6 +26,7 @@ from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.dataset_format import DatasetError
 from prophrl_models.data.dataset_writer import DatasetWriter
 from prophrl_models.data.episode import Episode
+from prophrl_models.data.split import derived_name
 from prophrl_models.prophet.motion import integrated
 
 ARM_STOPPED = "arm stopped"
@@ -67,7 +68,7 @@ def write_stops(
         tell: (episodes written, episodes in all).
 
     Raises:
-        DatasetError: sources were made differently, or there is nothing to continue (``count_stops``).
+        DatasetError: sources were made differently, or no attempt ended in a stop at a task that another one succeeded at.
         ValueError: ``times`` or ``seconds`` out of range.
     """
     datasets = [Dataset(source) for source in sources]
@@ -96,9 +97,10 @@ def write_stops(
                     continue
                 episode = episode or dataset[position]
                 rng = np.random.default_rng(int(identity[:16], 16))
-                longer = continued(episode, _drawn(bank[row.task], steps, rng), f"stopped-{time}")
+                what = f"stopped-{time}"
+                longer = continued(episode, _drawn(bank[row.task], steps, rng), what)
                 writer.add(
-                    longer, identity, source=f"{row.source} stopped {time}",
+                    longer, identity, source=derived_name(row.source, what),
                     calibration_yaml=dataset.calibration_yaml(position),
                 )  # fmt: skip
         tell(len(stopped) * times, len(stopped) * times)
@@ -108,13 +110,10 @@ def write_stops(
     return Continued(len(stopped), len(stopped) * times)
 
 
-def count_stops(datasets: Sequence[Dataset]) -> int:
-    """Attempts that ended in a stop, at tasks with a success in which a hand closes: those that can be continued."""
-    return len(_found(datasets)[0])
-
-
-def continued(episode: Episode, actions_N7: NDArray[np.float32], suffix: str) -> Episode:
+def continued(episode: Episode, actions_N7: NDArray[np.float32], what: str) -> Episode:
     """The episode up to the first picture of the stopped arm, then the actions, under which that picture stays.
+
+    ``what`` goes into its name (``data.split.derived_name``).
 
     Raises:
         ValueError: no actions, or not [N, 7].
@@ -139,7 +138,7 @@ def continued(episode: Episode, actions_N7: NDArray[np.float32], suffix: str) ->
         episode,
         metadata=replace(
             episode.metadata,
-            episode_id=f"{episode.metadata.episode_id}-{suffix}",
+            episode_id=derived_name(episode.metadata.episode_id, what),
             outcome="failure",
             note="what follows a stop, by another's actions",
         ),

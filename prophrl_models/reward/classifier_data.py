@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.dataset_format import DATASET_FILE
 from prophrl_models.data.episode import Episode
+from prophrl_models.data.split import original_name
 from prophrl_models.reward.frames import find_videos, read_video, resized
 from prophrl_models.reward.judge import JudgeError, Video
 
@@ -61,8 +62,8 @@ class LabelledVideo:
 
     @property
     def recording(self) -> str:
-        """Id of the recording behind it."""
-        return self.shows or self.id
+        """Id of the recording behind it; of an episode that was made from another one, the other's."""
+        return original_name(self.shows or self.id)
 
     @property
     def undecided_from(self) -> int:

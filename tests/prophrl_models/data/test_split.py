@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from prophrl_models.data.split import SplitError, held_out, held_out_of_each, is_held_out
+from prophrl_models.data.split import SplitError, derived_name, held_out, held_out_of_each, is_held_out, original_name
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,9 @@ def test_episodes_keep_their_side_when_others_come() -> None:
     alone = held_out(table(*names), 0.1)
     grown = held_out_of_each([table(*names), table(*IN[20:30], *OUT[3:5])], 0.1)
     assert grown[0] == alone
+
+
+def test_what_was_made_from_an_episode_lies_on_its_side() -> None:
+    for name in (*OUT, *IN):
+        made = derived_name(derived_name(name, "stopped-1"), "mirrored")
+        assert is_held_out(made, 0.1) == is_held_out(name, 0.1) and original_name(made) == name

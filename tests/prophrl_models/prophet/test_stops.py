@@ -14,8 +14,10 @@ from prophrl_models.data.commanded import ACTIONS, COMMANDED
 from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
 from prophrl_models.data.dataset_format import DatasetError
 from prophrl_models.data.episode import Episode
+from prophrl_models.data.split import original_name
 from prophrl_models.prophet.motion import integrated
-from prophrl_models.prophet.stops import ARM_STOPPED, continued, count_stops, write_stops
+from prophrl_models.prophet.stops import ARM_STOPPED, continued, write_stops
+from prophrl_models.reward.classifier_data import AsRecorded, labelled_videos
 from tests.helpers.reaches import CONVENTION, places, reach
 
 STOP = 9
@@ -94,11 +96,14 @@ def test_every_stop_becomes_episodes_and_only_stops_do(tmp_path: Path, capsys: p
     words = ["prophet", "stops", str(good), str(play), str(tmp_path / "out"), "--times", "2", "--seconds", "1.5"]
     assert main(words) == 0
     assert "2 attempts that a stop ended, as 4 episodes" in capsys.readouterr().out
-    assert count_stops([Dataset(good), Dataset(play)]) == 2 and count_stops([Dataset(play)]) == 0
     out = Dataset(tmp_path / "out")
     out.verify()
     assert [row.steps for row in out.table] == [STOP + 15] * 4 and {row.outcome for row in out.table} == {"failure"}
     assert len({row.episode_id for row in out.table}) == 4
+    recorded = [row for number, row in enumerate(Dataset(play).table) if number != 1]
+    assert [original_name(row.episode_id) for row in out.table[::2]] == [row.episode_id for row in recorded]
+    shown = labelled_videos(tmp_path / "out", AsRecorded())  # neither the world nor the judge learns from one and is
+    assert {video.recording for video in shown} == {row.source for row in recorded}  # measured on the other
     assert out.calibration_yaml(0) == "id: front-3\n"
     assert not np.array_equal(out[0].action_T7, out[1].action_T7)
     hashes = out.content_hash

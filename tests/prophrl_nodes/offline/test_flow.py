@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prophrl_nodes.cli import prophet, rl
+from prophrl_nodes.cli import rl
 from prophrl_nodes.offline.child import ChildFailed
 from prophrl_nodes.offline.flow import Flow, outcome, sentences
 from prophrl_nodes.offline.plan import OfflinePlan, PlanError
@@ -27,7 +27,6 @@ from prophrl_nodes.offline.stages import (
     read_findings,
     reinforce_stage,
     replay_stage,
-    stops_stage,
     world_stage,
 )
 
@@ -157,10 +156,6 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     words = world_stage(plan, at, [at.dataset]).command[3:]
     assert " ".join(words[4:]) == f"--seed 3 --preset small_adapt --init {tmp_path / 'world'} --steps 50"
     assert judge_of(plan, at) == f"classifier:{at.judge / 'classifier'}"
-    parser = argparse.ArgumentParser()
-    prophet.register(parser)
-    understood = parser.parse_args(stops_stage(plan, at, [at.dataset]).command[4:])
-    assert (understood.datasets, understood.out, understood.seed) == ([at.dataset], at.stops, 3)
     replay, judge = replay_stage(plan, at, [at.dataset]), judge_stage(plan, at, [at.dataset])
     assert judge.command[3:8] == ["reward", "train", str(at.judge), str(at.dataset), str(at.imagined)]
     parser = argparse.ArgumentParser()

@@ -1,6 +1,6 @@
 """Offline reinforcement from start to end: ``python -m prophrl_nodes.offline.flow FOLDER`` runs the plan in FOLDER.
 
-    bags -> dataset -> (stops) -> adapted world model -> imagined bags -> judge -> check -> reinforcement -> result.json
+    bags -> dataset -> adapted world model -> imagined bags -> judge -> check -> reinforcement -> result.json
 
 A flow that continues another one works on the datasets of both, from what the other made (``rounds``).
 Each stage goes on where it was interrupted; a finished one is not repeated. progress.json says where the flow is,
@@ -35,7 +35,6 @@ from prophrl_nodes.offline.stages import (
     read_findings,
     reinforce_stage,
     replay_stage,
-    stops_stage,
     world_stage,
 )
 
@@ -65,9 +64,6 @@ class Flow:
         """
         if is_finished(self.at.root):
             return self._told(read_result(self.at.root))
-        from prophrl_models.data.dataset import Dataset
-        from prophrl_models.prophet.stops import count_stops
-
         rounds = earlier_rounds(self.plan)
         work, bags = self.plan, NewBags(self.plan.bags)
         if rounds:
@@ -79,14 +75,10 @@ class Flow:
         task, instructions, steps = self._look_at(datasets)
         if rounds:
             self._say("dataset", 0, about(rounds[-1], self._chain))
-        shown, weights = datasets, weights_of(steps) if rounds else ()
-        if count_stops([Dataset(folder) for folder in datasets]):
-            self._do(stops_stage(work, self.at, datasets))
-            shown, weights = [*datasets, self.at.stops], (*weights, 1.0) if weights else ()
-        self._do(world_stage(work, self.at, shown, weights))
+        self._do(world_stage(work, self.at, datasets, weights_of(steps) if rounds else ()))
         if not work.judge:
-            self._do(replay_stage(work, self.at, shown))
-            self._do(judge_stage(work, self.at, shown))
+            self._do(replay_stage(work, self.at, datasets))
+            self._do(judge_stage(work, self.at, datasets))
         judge = judge_of(work, self.at)
         check = check_stage(work, self.at, datasets, judge, instructions)
         findings = self._checked(check)

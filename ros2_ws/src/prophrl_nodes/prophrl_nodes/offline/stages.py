@@ -62,11 +62,6 @@ class Folders:
         return self.world / "prophet"
 
     @property
-    def stops(self) -> Path:
-        """What follows the stops of the arm, as a dataset."""
-        return self.root / "stops"
-
-    @property
     def imagined(self) -> Path:
         """The bags' own actions in the adapted world model, as labelled videos."""
         return self.root / "imagined"
@@ -95,12 +90,6 @@ def dataset_stage(plan: OfflinePlan, at: Folders) -> Stage:
     tasks = ["--task", plan.task] if plan.task else []
     command = _prophrl("dataset", "build", *plan.bags, at.dataset, *outcomes, *tasks, "--discarded")
     return Stage("dataset", "bags become synchronised episodes", command, lambda: False)
-
-
-def stops_stage(plan: OfflinePlan, at: Folders, datasets: Sequence[Path]) -> Stage:
-    """Attempts that ended in a protective stop, continued: the world model has to know that nothing moves then."""
-    command = _prophrl("prophet", "stops", *datasets, at.stops, "--seed", plan.seed)
-    return Stage("stops", "what follows a stop of the arm is written down", command, lambda: False)
 
 
 def world_stage(plan: OfflinePlan, at: Folders, datasets: Sequence[Path], weights: Sequence[float] = ()) -> Stage:
