@@ -3,8 +3,8 @@
 An episode's side depends on its own name, the fraction and the seed, and on nothing else. So a dataset may grow, be
 exported and read back or be filtered, and no episode that was once trained on turns up among the held-out ones; and
 the episodes held out at a small fraction are among those held out at a larger one. The price is that the fraction is
-met only roughly in small datasets. An episode that was made from another one lies on the other's side, and says so in its
-name (``derived_name``): what was learned from one must not be tested on the other.
+met only roughly in small datasets. An episode that was made from another one lies on the other's side, and says so in
+its name (``derived_name``): what was learned from one must not be tested on the other.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ def write_stops(
         tell: (episodes written, episodes in all).
 
     Raises:
-        DatasetError: sources were made differently, or no attempt ended in a stop at a task that another one succeeded at.
+        DatasetError: sources were made differently, or no attempt ended in a stop at a task that another one
+            succeeded at.
         ValueError: ``times`` or ``seconds`` out of range.
     """
     datasets = [Dataset(source) for source in sources]
