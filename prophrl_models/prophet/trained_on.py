@@ -1,7 +1,8 @@
 """Which episodes a world model has been trained on, by name: what its checkpoint remembers and its evaluation asks.
 
 A dataset's hash changes when it is built anew, exported, filtered or enlarged; the names of its episodes do not. The
-provenance key ``trained_episodes`` holds a short hash of every name, of the run itself and of those it went on from.
+provenance key ``trained_episodes`` holds a short hash of every name, of the run itself and of those it went on from; an
+episode that was made from another one counts as the other.
 Checkpoints from before there was this key are judged by the split that they recorded, as far as that goes.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from prophrl_models.data.split import is_held_out
+from prophrl_models.data.split import is_held_out, original_name
 from prophrl_models.training.checkpoint import CheckpointError
 
 RECORD = "trained_episodes"
@@ -134,7 +135,7 @@ class TrainedOn:
 
 
 def _digest(episode_id: str) -> bytes:
-    return hashlib.sha256(episode_id.encode()).digest()[:DIGEST_BYTES]
+    return hashlib.sha256(original_name(episode_id).encode()).digest()[:DIGEST_BYTES]
 
 
 def _old_trainings(provenance: Mapping[str, Any], checkpoint: str) -> tuple[OldTraining, ...]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from prophrl_models.data.split import is_held_out
+from prophrl_models.data.split import derived_name, is_held_out
 from prophrl_models.prophet.trained_on import CODEC_RECORD, DIGEST_BYTES, RECORD, OldTraining, TrainedOn
 from prophrl_models.training.checkpoint import CheckpointError
 
@@ -23,6 +23,12 @@ def test_every_name_is_known_again_and_no_other() -> None:
     assert all(record.used(name, "any") == "no" for name in NAMES[1000:])
     assert len(json.dumps(record.to_json())) < 1000 * DIGEST_BYTES * 1.4 + 200, "small beside the weights"
     assert record.to_json() == TrainedOn.of(reversed(NAMES[:1000])).to_json(), "whatever the order"
+
+
+def test_an_episode_counts_as_the_one_it_was_made_from() -> None:
+    record = through_json(TrainedOn.of([NAMES[0], derived_name(NAMES[1], "stopped-0")]))
+    assert record.used(NAMES[1], "any") == record.used(derived_name(NAMES[0], "stopped-2"), "any") == "yes"
+    assert record.used(derived_name(NAMES[2], "stopped-0"), "any") == "no"
 
 
 def test_two_trainings_know_what_both_have_seen() -> None:
