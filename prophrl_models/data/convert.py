@@ -235,8 +235,9 @@ def convert_bag(
     """
     images: list[Image] = []
     depths: list[Depth] = []
-    track = None if depth is None else DepthTrack(depth, depths.append)
-    columns = Converter(bag, spec or SyncSpec(), images.append, topics=topics, depth=track).run(convention)
+    spec = spec or SyncSpec()
+    track = None if depth is None else DepthTrack(depth, depths.append, spec.image_region)
+    columns = Converter(bag, spec, images.append, topics=topics, depth=track).run(convention)
     return Episode(
         **{f.name: getattr(columns, f.name) for f in fields(columns)},
         color_THW3=np.stack(images),

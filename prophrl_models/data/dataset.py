@@ -30,6 +30,7 @@ from prophrl_models.data.dataset_writer import DatasetWriter
 from prophrl_models.data.depth import DepthColumns
 from prophrl_models.data.episode import Episode, EpisodeMetadata, Observation
 from prophrl_models.data.files import array_sha256
+from prophrl_models.data.image import ImageRegion
 from prophrl_models.data.normalise import Normalisation
 from prophrl_models.data.quality import QualityRow
 from prophrl_models.data.streams import STREAMS
@@ -98,6 +99,11 @@ class Dataset:
     @property
     def sync(self) -> SyncSpec:
         return self.header.sync
+
+    @property
+    def image_region(self) -> ImageRegion:
+        """The part of the camera's picture that the episodes' pictures show."""
+        return self.header.sync.image_region
 
     @property
     def has_depth(self) -> bool:

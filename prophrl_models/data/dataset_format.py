@@ -24,7 +24,7 @@ from calibration.poses import ActionConvention
 from prophrl_models.data.convert import MotionThreshold
 from prophrl_models.data.depth import DepthSpec
 from prophrl_models.data.episode import ACTION_NAMES, STATE_NAMES
-from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH
+from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH, WHOLE
 from prophrl_models.data.quality import QualityRow
 from prophrl_models.data.synchronise import SyncSpec
 
@@ -56,13 +56,17 @@ class DatasetHeader:
             "control_rate_hz": self.sync.control_rate_hz,
             "sync": self.sync.to_json(),
             "motion": asdict(self.motion),
-            "image": {"height": POLICY_HEIGHT, "width": POLICY_WIDTH, "colour": "RGB uint8, centred 4:3 crop"},
+            "image": {"height": POLICY_HEIGHT, "width": POLICY_WIDTH, "colour": self._colour()},
             "state_names": list(STATE_NAMES),
             "action_names": list(ACTION_NAMES),
         }
         if self.depth is not None:  # absent otherwise, so that datasets without depth keep their content hash
             header["depth"] = {"unit": "millimetre, uint16, 0 = not measured", **asdict(self.depth)}
         return header
+
+    def _colour(self) -> str:
+        region = self.sync.image_region
+        return "RGB uint8, centred 4:3 crop" + ("" if region == WHOLE else f", {region} (left, top, size) of it")
 
     @staticmethod
     def from_json(raw: Mapping[str, Any], where: Path) -> DatasetHeader:

@@ -131,7 +131,8 @@ def convert_into(folder: Path, bag_path: Path, header: DatasetHeader, topics: To
     """
     bag = Bag(bag_path)
     writer = EpisodeWriter(folder, with_depth=header.depth is not None)
-    track = None if header.depth is None else DepthTrack(header.depth, writer.append_depth)
+    region = header.sync.image_region
+    track = None if header.depth is None else DepthTrack(header.depth, writer.append_depth, region)
     converter = Converter(bag, header.sync, writer.append, topics=topics, motion=header.motion, depth=track)
     record = writer.finish(converter.run(header.convention), bag.content_id, bag.name)
     if bag.calibration_yaml is not None:

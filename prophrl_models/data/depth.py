@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH, Depth, policy_depth
+from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH, WHOLE, Depth, ImageRegion, policy_depth
 
 _SETTLE_NS = 100_000_000
 """A match is final once depth this much younger has arrived: frames of one camera are never later than that."""
@@ -73,9 +73,9 @@ class DepthColumns:
 class DepthTrack:
     """Collects the depth of one episode: samples come in as they arrived, pictures go out in the order of the steps."""
 
-    def __init__(self, spec: DepthSpec, on_depth: Callable[[Depth], None]) -> None:
+    def __init__(self, spec: DepthSpec, on_depth: Callable[[Depth], None], region: ImageRegion = WHOLE) -> None:
         """Start empty; ``on_depth`` takes the picture [240, 320] of each step but the last one asked for."""
-        self._spec, self._on_depth = spec, on_depth
+        self._spec, self._on_depth, self._region = spec, on_depth, region
         self._stamps_ns: list[int] = []
         self._frames: list[NDArray[np.uint16]] = []
         self._asked_ns: deque[int] = deque()
@@ -131,7 +131,7 @@ class DepthTrack:
         nearest = min(around, key=lambda i: abs(self._stamps_ns[i] - wanted_ns))
         if self._latest is not None:
             self._on_depth(self._latest)
-        self._latest = policy_depth(self._frames[nearest])
+        self._latest = policy_depth(self._frames[nearest], self._region)
         self._matches.append((wanted_ns, self._stamps_ns[nearest]))
 
     def _forget(self) -> None:

@@ -11,14 +11,14 @@ import math
 import threading
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from calibration.poses import Array, to_euler, wrap_angle
 from prophrl_models.data.episode import Observation
-from prophrl_models.data.image import Image, policy_image
+from prophrl_models.data.image import WHOLE, Image, ImageRegion, policy_image
 from prophrl_models.data.streams import COLOR, GRIPPER, STREAMS, TCP_POSE
 
 _CAPACITY = {COLOR: 16, TCP_POSE: 64, GRIPPER: 64}  # about half a second each: enough for clocks that disagree a little
@@ -33,11 +33,13 @@ class SyncSpec:
         max_age_s: oldest sample accepted, per stream, measured from the tick to the sample's own stamp.
         euler_centre_rad: Euler angles of the state lie within pi of these. A tool that points down has e_x near
             pi, where the usual branch (-pi, pi] would jump; the default is the home pose, far from any jump.
+        image_region: the part of the camera's picture that the policy sees.
     """
 
     control_rate_hz: float = 10.0
     max_age_s: Mapping[str, float] = field(default_factory=lambda: {COLOR: 0.2, TCP_POSE: 0.1, GRIPPER: 0.2})
     euler_centre_rad: tuple[float, float, float] = (math.pi, 0.0, math.pi / 2)
+    image_region: ImageRegion = WHOLE
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.control_rate_hz) and 0.0 < self.control_rate_hz <= 100.0):
@@ -50,14 +52,22 @@ class SyncSpec:
             raise ValueError(f"euler_centre_rad needs three angles, got {self.euler_centre_rad}")
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "max_age_s": dict(self.max_age_s), "euler_centre_rad": list(self.euler_centre_rad)}
+        plain = {
+            "control_rate_hz": self.control_rate_hz,
+            "max_age_s": dict(self.max_age_s),
+            "euler_centre_rad": list(self.euler_centre_rad),
+        }
+        if self.image_region != WHOLE:  # absent otherwise, so that datasets of whole pictures keep their content hash
+            plain["image_region"] = self.image_region.to_json()
+        return plain
 
     @staticmethod
     def from_json(raw: Mapping[str, Any]) -> SyncSpec:
         try:
             x, y, z = raw["euler_centre_rad"]
             ages = {str(k): float(v) for k, v in raw["max_age_s"].items()}
-            return SyncSpec(float(raw["control_rate_hz"]), ages, (float(x), float(y), float(z)))
+            region = ImageRegion.from_json(raw["image_region"]) if "image_region" in raw else WHOLE
+            return SyncSpec(float(raw["control_rate_hz"]), ages, (float(x), float(y), float(z)), region)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a stored SyncSpec ({error!r}): {dict(raw)}") from error
 
@@ -193,7 +203,7 @@ class Synchroniser:
             }
 
     def _observation(self, now_ns: int, value: Mapping[str, Any]) -> Observation:
-        image: Image = policy_image(value[COLOR])
+        image: Image = policy_image(value[COLOR], self.spec.image_region)
         return Observation(image, state_vector(value[TCP_POSE], value[GRIPPER][0], self.spec), self.instruction, now_ns)
 
 

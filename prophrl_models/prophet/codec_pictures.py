@@ -120,7 +120,7 @@ class Pictures:
         if text is None:
             return self._given
         try:
-            camera = episode_camera(text, episode_id)
+            camera = episode_camera(text, episode_id, dataset.image_region)
         except LeRobotError:
             return None  # counted in ``without_camera`` and reported; the pictures themselves are as good as any
         return camera.resized(self.width, self.height)

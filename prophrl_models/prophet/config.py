@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from calibration.poses import ActionConvention
+from prophrl_models.data.image import WHOLE, ImageRegion
 from prophrl_models.policies.interface import Scaling
 from prophrl_models.prophet.codec_config import CodecConfig
 
@@ -120,6 +121,7 @@ class ProphetConfig:
         control_rate_hz: frames and actions per second.
         convention: meaning of an action's six pose numbers.
         action_scaling: environment units [7] (m, rad, opening) to the scalar stream's.
+        image_region: the part of the camera's picture that its frames show.
     """
 
     name: str
@@ -130,6 +132,7 @@ class ProphetConfig:
     control_rate_hz: float = 10.0
     convention: ActionConvention = ActionConvention.ABSOLUTE_POSE_DIFFERENCE
     action_scaling: Scaling = field(default_factory=lambda: Scaling((0.0,) * 7, (1.0,) * 7))
+    image_region: ImageRegion = WHOLE
 
     def __post_init__(self) -> None:
         _, rows, columns = self.network.patch
@@ -169,7 +172,12 @@ class ProphetConfig:
 
     def to_json(self) -> dict[str, Any]:
         """As ``config.json`` of a checkpoint holds it."""
-        return {**asdict(self), "codec": self.codec.to_json(), "convention": ActionConvention(self.convention).name}
+        return {
+            **asdict(self),
+            "codec": self.codec.to_json(),
+            "convention": ActionConvention(self.convention).name,
+            "image_region": self.image_region.to_json(),
+        }
 
     @staticmethod
     def from_json(raw: Mapping[str, Any]) -> ProphetConfig:
@@ -178,7 +186,7 @@ class ProphetConfig:
         Raises:
             ValueError: a field is missing, unknown or unusable.
         """
-        values = _known(ProphetConfig, raw)
+        values = _known(ProphetConfig, raw, image_region=WHOLE.to_json())
         network = _known(NetworkConfig, values["network"], anchored=False)
         if network["memory"] is not None:
             memory = _known(MemoryConfig, network["memory"], positions=False)
@@ -195,6 +203,7 @@ class ProphetConfig:
                 "codec": CodecConfig.from_json(values["codec"]),
                 "convention": ActionConvention[values["convention"]],
                 "action_scaling": Scaling(tuple(scaling["offset"]), tuple(scaling["scale"])),
+                "image_region": ImageRegion.from_json(values["image_region"]),
             }
         )
 

@@ -135,7 +135,7 @@ class ClipReader:
             raise EvaluationError(str(error)) from error
         if calibration.mode == "eye_in_hand":
             return None
-        return policy_camera(calibration.camera).resized(self.width, self.height)
+        return policy_camera(calibration.camera, self.dataset.image_region).resized(self.width, self.height)
 
     def _resized(self, picture_HW3: Image) -> Image:
         if picture_HW3.shape[:2] == (self.height, self.width):

@@ -15,7 +15,7 @@ from calibration.poses import ActionConvention
 from calibration.storage import parse
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.dataset_format import json_sha256
-from prophrl_models.data.image import policy_camera
+from prophrl_models.data.image import WHOLE, ImageRegion, policy_camera
 from prophrl_models.data.latents import LatentCache, LatentSpec
 from prophrl_models.data.latents_build import Tell, build_latents
 from prophrl_models.data.split import held_out_of_each
@@ -30,7 +30,7 @@ from prophrl_models.training.settings import TrainingError
 
 
 def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
-    """The datasets, all of the same convention and rate.
+    """The datasets, all of the same convention, rate and image region.
 
     Raises:
         TrainingError: none, or they differ.
@@ -39,7 +39,7 @@ def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
     datasets = [Dataset(folder) for folder in folders]
     if not datasets:
         raise TrainingError("no dataset to train on; name one or more folders made by 'prophrl dataset build'")
-    for name in ("convention", "control_rate_hz"):
+    for name in ("convention", "control_rate_hz", "image_region"):
         values = {getattr(dataset, name): dataset.folder for dataset in datasets}
         if len(values) > 1:
             said = ", ".join(f"{folder}: {getattr(value, 'name', value)}" for value, folder in values.items())
@@ -63,7 +63,8 @@ def dataset_cameras(dataset: Dataset, given: PinholeCamera | None = None) -> lis
             cameras.append(given)
             continue
         calibration = parse(text.encode(), f"the calibration of episode {row.episode_id!r}")
-        cameras.append(policy_camera(calibration.camera) if calibration.mode == "eye_to_hand" else None)
+        fixed = calibration.mode == "eye_to_hand"
+        cameras.append(policy_camera(calibration.camera, dataset.image_region) if fixed else None)
     return cameras
 
 
@@ -104,7 +105,12 @@ def network_config(base: NetworkConfig, changes: Mapping[str, Any]) -> NetworkCo
 
 
 def new_world(
-    config: ProphetTrainConfig, codec: Codec, convention: ActionConvention, rate_hz: float, scaling: Scaling
+    config: ProphetTrainConfig,
+    codec: Codec,
+    convention: ActionConvention,
+    rate_hz: float,
+    scaling: Scaling,
+    region: ImageRegion = WHOLE,
 ) -> ProphetConfig:
     """The configuration of a world model that is trained from scratch.
 
@@ -121,6 +127,7 @@ def new_world(
             convention=convention,
             control_rate_hz=rate_hz,
             action_scaling=scaling,
+            image_region=region,
         )
     except ValueError as error:
         raise TrainingError(str(error)) from error
@@ -139,6 +146,11 @@ def continued_world(stored: ProphetConfig, config: ProphetTrainConfig, datasets:
             f"settings ask for {network.actions} of {network.action_dim}; leave network.actions and action_dim out"
         )
     for dataset in datasets:
+        if dataset.image_region != stored.image_region:
+            raise TrainingError(
+                f"{dataset.folder} shows {dataset.image_region} of the camera's picture, the checkpoint "
+                f"{stored.image_region}; build the dataset with that region, or train from scratch"
+            )
         if dataset.convention is not stored.convention:
             raise TrainingError(
                 f"{dataset.folder} has actions in {dataset.convention.name}, the checkpoint reads "

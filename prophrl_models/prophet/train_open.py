@@ -208,8 +208,8 @@ def open_world(
     if mixture is not None:
         first = mixture.sources[0]  # that the others mean the same is checked where clips are drawn
         return new_world(config, codec, first.convention, first.rate_hz, action_scaling((), "none"))
-    scaling = action_scaling(datasets, config.action_scaling)
-    return new_world(config, codec, datasets[0].convention, datasets[0].control_rate_hz, scaling)
+    scaling, first_of = action_scaling(datasets, config.action_scaling), datasets[0]
+    return new_world(config, codec, first_of.convention, first_of.control_rate_hz, scaling, first_of.image_region)
 
 
 def open_network(world: ProphetConfig, config: ProphetTrainConfig, init: Path | None) -> Prophet:

@@ -202,4 +202,4 @@ def _rank(start: Prompt, seed: int) -> bytes:
 
 def _camera_of(dataset: Dataset, position: int) -> PinholeCamera | None:
     file = dataset.folder / dataset.table[position].folder / CALIBRATION_FILE
-    return policy_camera(load_camera(file)) if file.is_file() else None
+    return policy_camera(load_camera(file), dataset.image_region) if file.is_file() else None

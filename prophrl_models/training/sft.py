@@ -225,4 +225,4 @@ def dataset_camera(dataset: Dataset) -> PinholeCamera:
             f"the camera was moved or calibrated again between episodes (calibrations {', '.join(sorted(ids))}); "
             "train on one calibration at a time"
         )
-    return policy_camera(load_camera(files[0]))
+    return policy_camera(load_camera(files[0]), dataset.image_region)

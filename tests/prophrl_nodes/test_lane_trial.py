@@ -11,6 +11,7 @@ from prophrl_nodes.studies.latency import summarise
 
 from calibration.poses import ActionConvention, transform
 from prophrl_models.data.episode import Observation
+from prophrl_models.data.image import ImageRegion, policy_image
 from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.policies.committed import Committed
 from prophrl_models.policies.interface import PolicySpec, Scaling
@@ -136,3 +137,22 @@ def test_impossible_settings_are_refused() -> None:
         LaneSettings("eager", 0.1, 8)
     with pytest.raises(ValueError, match=r"latency must lie in 0..60 s, got -1"):
         LaneSettings("real_time", -1.0, 8)
+
+
+class RegionRunner(StraightRunner):
+    """Keeps the first picture it is shown; looks at a part of what the camera sees."""
+
+    sync = SyncSpec(image_region=ImageRegion(0.2, 0.35, 0.6))
+
+    def infer(self, observation: Observation, *, committed: Committed | None = None) -> Answer:
+        if not self.asked:
+            self.first = observation.image_HW3.copy()
+        return super().infer(observation, committed=committed)
+
+
+def test_a_policy_of_a_region_is_shown_that_region() -> None:
+    runner, placement = RegionRunner(), held_out_placements(TASK, 1)[0]
+    with FastLane(TASK) as lane:
+        run_lane_trial(lane, runner, placement, LaneSettings("synchronous", 0.0, 8, max_duration_s=1.0))  # type: ignore[arg-type]
+        whole = lane.reset(placement).image_HW3
+    assert (runner.first == policy_image(whole, RegionRunner.sync.image_region)).all()

@@ -15,15 +15,15 @@ from calibration.camera import PinholeCamera
 from calibration.poses import from_euler
 from calibration.storage import CalibrationFileError, parse
 from prophrl_models.data.episode import EpisodeColumns
-from prophrl_models.data.image import Image, policy_camera
+from prophrl_models.data.image import Image, ImageRegion, policy_camera
 from prophrl_models.data.lerobot.format import LeRobotError
 
 _DRAWN_AT_ONCE = 64
 """Steps, so that memory stays bounded whatever the length of an episode."""
 
 
-def episode_camera(calibration_yaml: str | None, episode_id: str) -> PinholeCamera:
-    """The camera whose pixels are those of the episode's images.
+def episode_camera(calibration_yaml: str | None, episode_id: str, region: ImageRegion) -> PinholeCamera:
+    """The camera whose pixels are those of the episode's images, which show ``region`` of the calibrated camera's.
 
     Raises:
         LeRobotError: no calibration, a damaged one, or a camera that rides on the tool.
@@ -41,7 +41,7 @@ def episode_camera(calibration_yaml: str | None, episode_id: str) -> PinholeCame
         raise LeRobotError(
             f"episode {episode_id!r} was taken by a camera on the tool; action frames are drawn for fixed cameras only"
         )
-    return policy_camera(calibration.camera)
+    return policy_camera(calibration.camera, region)
 
 
 def action_frames(columns: EpisodeColumns, camera: PinholeCamera) -> Iterator[Image]:

@@ -155,7 +155,7 @@ def _check(dataset: Dataset, out: Path, plan: StagePlan) -> None:
         raise LeRobotError(f"{dataset.folder} has no depth; build it with 'prophrl dataset build --depth'")
     if plan.action_frame_key is not None:
         for position, row in enumerate(dataset.table):
-            episode_camera(dataset.calibration_yaml(position), row.episode_id)
+            episode_camera(dataset.calibration_yaml(position), row.episode_id, dataset.image_region)
 
 
 def _stage(plan: StagePlan, positions: list[int], workers: int) -> Iterator[None]:

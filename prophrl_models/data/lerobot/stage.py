@@ -122,7 +122,8 @@ def stage_episode(plan: StagePlan, position: int) -> None:
 
     encode_video(staged.video(plan.camera_key), watched(plan.camera_key, episode.color_THW3), plan.fps, plan.codec)
     if plan.action_frame_key is not None:
-        camera = episode_camera(dataset.calibration_yaml(position), episode.metadata.episode_id)
+        calibration = dataset.calibration_yaml(position)
+        camera = episode_camera(calibration, episode.metadata.episode_id, dataset.image_region)
         drawn = watched(plan.action_frame_key, action_frames(episode, camera))
         encode_video(staged.video(plan.action_frame_key), drawn, plan.fps, plan.codec)
     if plan.depth:

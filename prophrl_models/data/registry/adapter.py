@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.poses import ActionConvention
+from prophrl_models.data.image import WHOLE
 from prophrl_models.data.registry.actions import measured_motion, next_opening, poses, rotations, states
 from prophrl_models.data.registry.cameras import DroidCalibration, EpisodeCamera, agibot_camera, recorded_camera
 from prophrl_models.data.registry.errors import MissingKeyError, RegistryError
 from prophrl_models.data.registry.frames import FittedImages
 from prophrl_models.data.registry.general import EFFECTORS, GeneralEpisode
-from prophrl_models.data.registry.raw import CALIBRATION, STEP_VALID, Outline, RawEpisode
+from prophrl_models.data.registry.raw import CALIBRATION, IMAGE_REGION, STEP_VALID, Outline, RawEpisode
 from prophrl_models.data.registry.resolution import ResolutionRule
 from prophrl_models.data.registry.spec_types import CameraData, Columns, DatasetSpec, Effector, Format, Layout
 
@@ -199,7 +200,8 @@ def _published_camera(
     if spec.camera is CameraData.FILES and "task" in raw.metadata:
         return agibot_camera(raw, steps, size)
     if spec.camera is CameraData.RECORD and raw.metadata.get(CALIBRATION):
-        return recorded_camera(raw.metadata[CALIBRATION], raw.where, size)
+        region = raw.metadata.get(IMAGE_REGION, WHOLE)
+        return recorded_camera(raw.metadata[CALIBRATION], raw.where, size, region)
     if spec.camera is CameraData.CALIBRATION and calibration is not None:
         return calibration.camera(raw, size)
     return None

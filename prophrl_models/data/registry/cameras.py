@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from calibration.camera import PinholeCamera
 from calibration.poses import from_euler, inverse
 from calibration.storage import CalibrationFileError, parse
-from prophrl_models.data.image import policy_camera
+from prophrl_models.data.image import WHOLE, ImageRegion, policy_camera
 from prophrl_models.data.registry.errors import RegistryError
 from prophrl_models.data.registry.raw import RawEpisode
 
@@ -76,13 +76,16 @@ def agibot_camera(raw: RawEpisode, steps: int, size: tuple[int, int]) -> Episode
     return EpisodeCamera(replace(camera, T_camera_base=poses_T44[0]), poses_T44 if len(poses_T44) > 1 else None)
 
 
-def recorded_camera(calibration_yaml: str, where: str, size: tuple[int, int]) -> EpisodeCamera | None:
+def recorded_camera(
+    calibration_yaml: str, where: str, size: tuple[int, int], region: ImageRegion = WHOLE
+) -> EpisodeCamera | None:
     """The camera of an episode of this repository, by the calibration that was in force when it was recorded.
 
     Args:
         calibration_yaml: the calibration's file.
         where: the episode, for messages.
         size: height and width of the stored pictures, which show what the policy's pictures show.
+        region: the part of the camera's picture that this is.
 
     Returns:
         None where the camera rides on the tool.
@@ -96,7 +99,7 @@ def recorded_camera(calibration_yaml: str, where: str, size: tuple[int, int]) ->
         raise RegistryError(str(error)) from error
     if calibration.mode == "eye_in_hand":
         return None
-    return EpisodeCamera(policy_camera(calibration.camera).resized(size[1], size[0]))
+    return EpisodeCamera(policy_camera(calibration.camera, region).resized(size[1], size[0]))
 
 
 class DroidCalibration:

@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.poses import ActionConvention
+from prophrl_models.data.lerobot.extras import SideData
+from prophrl_models.data.lerobot.format import LeRobotError
 from prophrl_models.data.registry.errors import CorruptFileError, RegistryError
 from prophrl_models.data.registry.frames import EncodedFrames, FrameSource, VideoFrames
-from prophrl_models.data.registry.raw import CALIBRATION, STEP_VALID, Outline, RawEpisode
+from prophrl_models.data.registry.raw import CALIBRATION, IMAGE_REGION, STEP_VALID, Outline, RawEpisode
 
 INFO_FILE = "meta/info.json"
 OWN_EPISODES = "meta/prophrl/episodes.parquet"
@@ -167,7 +169,7 @@ class LeRobotSource:
             own[STEP_VALID] = columns["valid"].reshape(-1).astype(bool)
         return own
 
-    def _calibration(self, number: int) -> dict[str, str]:
+    def _calibration(self, number: int) -> dict[str, Any]:
         """The camera calibration that our own exports carry for an episode, as metadata; empty without one."""
         if self._calibrations is None:
             file = self.folder / OWN_EPISODES
@@ -176,8 +178,9 @@ class LeRobotSource:
         if not name:
             return {}
         try:
-            return {CALIBRATION: (self.folder / name).read_text(encoding="utf-8")}
-        except OSError as error:
+            text = (self.folder / name).read_text(encoding="utf-8")
+            return {CALIBRATION: text, IMAGE_REGION: SideData.read(self.folder).header.sync.image_region}
+        except (OSError, LeRobotError) as error:
             raise RegistryError(f"{self.folder / name} cannot be read ({error}); fetch or export it again") from error
 
     def _row(self, index: int) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.registry.frames import ArrayFrames
-from prophrl_models.data.registry.raw import CALIBRATION, STEP_VALID, Outline, RawEpisode
+from prophrl_models.data.registry.raw import CALIBRATION, IMAGE_REGION, STEP_VALID, Outline, RawEpisode
 
 _STATE, _ACTION, _COLOR = "observation.state", "action", "observation.images.color"
 
@@ -70,5 +70,6 @@ class OwnSource:
                 "actions_known": len(episode),
                 STEP_VALID: np.append(episode.valid_T, episode.valid_T[-1]),
                 CALIBRATION: self._dataset.calibration_yaml(index),
+                IMAGE_REGION: self._dataset.image_region,
             },
         )

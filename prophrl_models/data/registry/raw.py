@@ -18,6 +18,9 @@ Array = NDArray[np.float64]
 CALIBRATION = "calibration_yaml"
 """Key in ``RawEpisode.metadata``: text of the camera calibration in force during an episode of this repository."""
 
+IMAGE_REGION = "image_region"
+"""Key in ``RawEpisode.metadata``: the ``ImageRegion`` that the pictures of an episode of this repository show."""
+
 STEP_VALID = "step_valid"
 """Key in ``RawEpisode.metadata``: bool [T], False for steps near a gap, of an episode of this repository."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prophrl_nodes.cli import rl
+from prophrl_nodes.cli import dataset, rl
 from prophrl_nodes.offline.child import ChildFailed
 from prophrl_nodes.offline.flow import Flow, outcome, sentences
 from prophrl_nodes.offline.plan import OfflinePlan, PlanError
@@ -153,6 +153,13 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     plan = OfflinePlan((bags,), str(tmp_path / "policy"), str(tmp_path / "world"), "place_cube", world_steps=50, seed=3)
     words = dataset_stage(plan, at).command[3:]
     assert words[:4] == ["dataset", "build", bags, str(at.dataset)] and "--discarded" in words
+    assert "--image-region" not in words
+    record = {"sync": {"image_region": [0.2, 0.3, 0.5]}}
+    (tmp_path / "policy" / "provenance.json").write_text(json.dumps(record))
+    parser = argparse.ArgumentParser()
+    dataset.register(parser)
+    understood = parser.parse_args(dataset_stage(plan, at).command[4:])
+    assert understood.image_region == [0.2, 0.3, 0.5]  # that of the policy's own pictures
     words = world_stage(plan, at, [at.dataset]).command[3:]
     assert " ".join(words[4:]) == f"--seed 3 --preset small_adapt --init {tmp_path / 'world'} --steps 50"
     assert judge_of(plan, at) == f"classifier:{at.judge / 'classifier'}"

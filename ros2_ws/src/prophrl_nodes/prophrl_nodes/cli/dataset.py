@@ -48,6 +48,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--discarded", action="store_true", help="take attempts that were not accepted, too: for world models"
     )
     build.add_argument("--depth", action="store_true", help="keep the aligned depth images too")
+    dataset_commanded.add_image_region(build)
     build.add_argument("--workers", type=int, default=0, metavar="N", help="processes that convert in parallel")
     info = verbs.add_parser("info", help="what a dataset holds")
     info.add_argument("dataset", type=Path, metavar="DATASET")
@@ -81,13 +82,16 @@ def _build(options: argparse.Namespace) -> int:
     from prophrl_models.data.build import build_dataset
     from prophrl_models.data.dataset_format import DatasetHeader
     from prophrl_models.data.depth import DepthSpec
+    from prophrl_models.data.image import ImageRegion
+    from prophrl_models.data.synchronise import SyncSpec
     from prophrl_nodes.cli.tasks import check_tasks
 
     check_tasks(options.task)
+    sync = SyncSpec(image_region=ImageRegion(*options.image_region))
     report = build_dataset(
         options.bags,
         options.out,
-        header=DatasetHeader(depth=DepthSpec() if options.depth else None),
+        header=DatasetHeader(sync=sync, depth=DepthSpec() if options.depth else None),
         outcomes=options.outcome or ("success",),
         tasks=options.task,
         discarded=options.discarded,

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 
     config = read_settings(options)
     datasets = open_datasets(options.datasets)
-    origin = Origin(options.init, options.codec, options.out, given_camera(options))
+    origin = Origin(options.init, options.codec, options.out, given_camera(options, options.datasets))
     codec = open_codec(datasets, options.out, config, origin).to("cuda" if torch.cuda.is_available() else "cpu")
     world = open_world(datasets, None, codec, config, origin)
     digest = state_sha256(codec.state_dict())

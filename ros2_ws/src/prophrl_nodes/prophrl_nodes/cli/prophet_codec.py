@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
             options.out,
             preset(config.size).codec,
             settings,
-            camera=given_camera(options),
+            camera=given_camera(options, options.datasets),
             held_out=config.held_out,
             split_seed=config.split_seed,
             device="cuda" if torch.cuda.is_available() else "cpu",

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
                 options.out,
                 config,
                 DistilOptions(passes=options.passes, teacher_passes=options.teacher_passes),
-                origin=Origin(latents=options.latents, camera=given_camera(options)),
+                origin=Origin(latents=options.latents, camera=given_camera(options, options.datasets)),
                 progress=bars.training("step"),
                 tell=bars.episodes,
                 say=bars.say,

@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
     from prophrl_models.data.dataset import Dataset
     from prophrl_models.prophet.eval_report import FACTS_FILE, write_report
     from prophrl_models.prophet.evaluate import EvaluationSettings, evaluate
+    from prophrl_models.rl.open_run import check_regions
 
     settings = EvaluationSettings(
         held_out=options.held_out,
@@ -70,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
     dataset = Dataset(options.dataset)
     named = _named(options.checkpoints)
     subjects = [_subject(name, folder, options) for name, folder in named]
+    for _, folder in named:
+        check_regions(None, folder, [dataset])
     options.out.mkdir(parents=True, exist_ok=True)
     say = (lambda line: None) if options.json else (lambda line: print(line, flush=True))
     with tempfile.TemporaryDirectory(prefix=".frames-", dir=options.out) as kept:

@@ -94,6 +94,7 @@ def _measure(options: argparse.Namespace) -> tuple[Any, dict[str, str]]:
     from prophrl_models.prophet.worlds import load_world
     from prophrl_models.reward.argument import parse_judge
     from prophrl_models.reward.factory import open_judge
+    from prophrl_models.rl.open_run import check_regions
     from prophrl_models.serving.engine import choose_device
     from prophrl_models.training.checkpoint import sha256
     from prophrl_nodes.cli.trials_fast import named_policies
@@ -118,6 +119,8 @@ def _measure(options: argparse.Namespace) -> tuple[Any, dict[str, str]]:
     named = named_policies(options.checkpoints)
     contenders = identified([Contender(name, folder) for name, folder in named], of_trials)
     dataset = Dataset(options.dataset)
+    for _, folder in named:
+        check_regions(folder, options.world, [dataset])
     starts, note = unseen_starts(
         dataset, options.world, get_task(options.task).instruction, most=options.starts, seed=options.seed
     )

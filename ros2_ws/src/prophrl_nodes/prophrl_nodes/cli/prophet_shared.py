@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,18 +70,21 @@ def preset_file(name: str) -> Path:
     return found[name]
 
 
-def given_camera(options: argparse.Namespace) -> PinholeCamera | None:
-    """The camera of --camera, for pictures as the policy sees them (240 x 320).
+def given_camera(options: argparse.Namespace, datasets: Sequence[Path]) -> PinholeCamera | None:
+    """The camera of --camera, for pictures as those of the datasets (240 x 320; they show the same region).
 
     Raises:
         CalibrationFileError: the file cannot be used.
+        DatasetError: the first folder is no dataset.
     """
     if options.camera is None:
         return None
     from calibration.storage import load_camera
-    from prophrl_models.data.image import policy_camera
+    from prophrl_models.data.dataset import Dataset
+    from prophrl_models.data.image import WHOLE, policy_camera
 
-    return policy_camera(load_camera(options.camera))
+    region = Dataset(datasets[0]).image_region if datasets else WHOLE
+    return policy_camera(load_camera(options.camera), region)
 
 
 class Bars:

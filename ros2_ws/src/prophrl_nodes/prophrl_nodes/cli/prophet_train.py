@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if config.train == "lora" and options.init is None:
         raise UsageError("adapters need weights to adapt; give a world model with --init, or leave --lora out")
-    origin = Origin(options.init, options.codec, options.latents, given_camera(options))
+    origin = Origin(options.init, options.codec, options.latents, given_camera(options, options.datasets))
     processes = distributed.join()
     try:
         with Bars(silent=not processes.is_main) as bars:

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from prophrl_models.data.dataset import Dataset
     from prophrl_models.prophet.checkpoint import is_prophet
     from prophrl_models.prophet.worlds import load_world
-    from prophrl_models.rl.open_run import WORLD_DTYPES
+    from prophrl_models.rl.open_run import WORLD_DTYPES, check_regions
     from prophrl_models.rl.replay_files import write_replays
     from prophrl_models.serving.engine import choose_device
 
@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--batch takes a number of episodes, got {options.batch}")
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    datasets = [Dataset(folder) for folder in options.datasets]
+    check_regions(None, options.world, datasets)
     world = load_world(
         options.world,
         device=str(choose_device(options.device)),
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     )
     count = write_replays(
         world,
-        [Dataset(folder) for folder in options.datasets],
+        datasets,
         options.out,
         keep=min(settings.rollout.keep, world.actions),
         times=options.times,

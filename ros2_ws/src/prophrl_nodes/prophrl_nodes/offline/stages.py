@@ -88,7 +88,8 @@ def dataset_stage(plan: OfflinePlan, at: Folders) -> Stage:
     """All attempts that were recorded: successes, failures, play, discarded ones."""
     outcomes = [word for outcome in ("success", "failure", "unknown") for word in ("--outcome", outcome)]
     tasks = ["--task", plan.task] if plan.task else []
-    command = _prophrl("dataset", "build", *plan.bags, at.dataset, *outcomes, *tasks, "--discarded")
+    region = _region_of(Path(plan.policy))
+    command = _prophrl("dataset", "build", *plan.bags, at.dataset, *outcomes, *tasks, "--discarded", *region)
     return Stage("dataset", "bags become synchronised episodes", command, lambda: False)
 
 
@@ -182,6 +183,15 @@ def _parts(plan: OfflinePlan, at: Folders, judge: str, instructions: Sequence[st
     tasks = [word for instruction in instructions for word in ("--task", instruction)]
     parts = ["--policy", plan.policy, "--world", at.refitted, "--judge", judge, *_settings(plan.preset)]
     return [*parts, "--seed", plan.seed, *_threads(plan), *tasks]
+
+
+def _region_of(policy: Path) -> list[object]:
+    """The argument for a policy that was trained on a part of the picture: datasets for it show the same."""
+    file = policy / "provenance.json"
+    if not file.is_file():
+        return []  # the stages that open the policy say what is wrong with it
+    region = json.loads(file.read_text(encoding="utf-8")).get("sync", {}).get("image_region")
+    return ["--image-region", *region] if region else []
 
 
 def _settings(name: str) -> list[object]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from prophrl_models.data.episode import Observation
+from prophrl_models.data.image import policy_image
 from prophrl_models.data.synchronise import state_vector
 from prophrl_nodes.chunk_player import Chunk, ChunkError, ChunkPlayer
 from prophrl_nodes.chunk_schedule import ChunkSchedule, Continuation, LatencyBudget
@@ -152,7 +153,8 @@ class _Cell:
             return
         seen = self.lane.observe()
         state = state_vector(seen.T_base_tcp, self.lane.world.gripper_opening, self.runner.sync)
-        observation = Observation(seen.image_HW3, state, self.instruction, seen.stamp_ns)
+        image = policy_image(seen.image_HW3, self.runner.sync.image_region)
+        observation = Observation(image, state, self.instruction, seen.stamp_ns)
         continuation = self.turn.continuation(now_ns, seen.T_base_tcp) if turn.continues else None
         guided = continuation is not None and self.settings.chunking == "real_time"
         observation = self.feed.observe(observation, self.turn.taken())

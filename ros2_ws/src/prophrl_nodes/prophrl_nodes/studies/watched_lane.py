@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 
 from calibration.poses import ActionConvention, difference
+from prophrl_models.data.image import policy_camera, policy_image
 from prophrl_models.data.synchronise import SyncSpec, state_vector
 from prophrl_models.prophet.rollout import Prompt
 from prophrl_models.rl.replays import LoggedEpisode
@@ -50,8 +51,8 @@ class WatchedLane(FastLane):
         ]
         first = seen[0][0]
         state = state_vector(first.T_base_tcp, float(first.state_7[6]), sync)
-        prompt = Prompt(first.image_HW3, state, instruction, self.renderer.camera, source)
-        frames = np.stack([moment.image_HW3 for moment, _ in seen])
+        frames = np.stack([policy_image(moment.image_HW3, sync.image_region) for moment, _ in seen])
+        prompt = Prompt(frames[0], state, instruction, policy_camera(self.renderer.camera, sync.image_region), source)
         return LoggedEpisode(prompt, np.array(actions, np.float32), success, frames)
 
     @property
