@@ -121,8 +121,8 @@ def test_depth_is_cropped_as_colour_is(width: int, height: int) -> None:
     pattern = ((x * 8 // width) % 2 == 0) ^ ((y * 6 // height) % 2 == 0)
     color = policy_image(np.repeat(pattern[..., None] * np.uint8(255), 3, axis=2).astype(np.uint8))[..., 0]
     depth = policy_depth((pattern * 5000).astype(np.uint16))
-    clear = (color == 0) | (color == 255)  # not mixed of both by the area filter
-    assert clear.mean() > 0.9
+    clear = (color == 0) | (color == 255)  # not mixed of both where pixels are averaged or enlarged
+    assert clear.mean() > 0.8
     assert ((depth == 5000) == (color == 255))[clear].all()
     assert set(np.unique(depth)) == {0, 5000}, "depth is never mixed"
 
