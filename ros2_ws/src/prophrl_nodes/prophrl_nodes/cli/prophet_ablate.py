@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from prophrl_nodes.cli.output import table
-from prophrl_nodes.cli.prophet_shared import DEFAULT_PRESET, preset_file
+from prophrl_nodes.cli.presets import preset_file
+from prophrl_nodes.cli.prophet_shared import DEFAULT_PRESET
 
 DEFAULT_ARMS = ("full", "no_history", "no_frames", "no_actions_at_all", "base")
 
@@ -84,7 +85,7 @@ def _study(options: argparse.Namespace) -> Any:
     from prophrl_models.training.settings import settings_from
     from prophrl_nodes.studies.world_ablation import WorldStudy
 
-    file = options.config or preset_file(options.preset or DEFAULT_PRESET)
+    file = options.config or preset_file("prophet", options.preset or DEFAULT_PRESET)
     changes = parse_overrides(options.set)
     if options.steps is not None:
         changes["loop.steps"] = options.steps

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prophrl_nodes.cli.presets import preset_file
+
 if TYPE_CHECKING:
     from calibration.camera import PinholeCamera
     from prophrl_models.prophet.train_settings import ProphetTrainConfig
@@ -39,7 +41,7 @@ def read_settings(options: argparse.Namespace) -> ProphetTrainConfig:
     """The settings that the arguments choose; also sets the number of threads.
 
     Raises:
-        UsageError: no such preset.
+        PresetError: no such preset.
         TrainingError: a settings file that cannot be used.
     """
     import torch
@@ -48,26 +50,10 @@ def read_settings(options: argparse.Namespace) -> ProphetTrainConfig:
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    config = load_prophet_config(options.config or preset_file(options.preset or DEFAULT_PRESET))
+    config = load_prophet_config(options.config or preset_file("prophet", options.preset or DEFAULT_PRESET))
     given = {"steps": getattr(options, "steps", None), "seed": options.seed}
     changed = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(config, loop=dataclasses.replace(config.loop, **changed))
-
-
-def preset_file(name: str) -> Path:
-    """The settings file of a preset.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    from prophrl_nodes.launch_files.packages import SOURCE_TREE, share_folder
-
-    # A file that is newer than the last set-up is in the source tree only.
-    folders = [root / "config" / "prophet" for root in (share_folder("prophrl"), SOURCE_TREE)]
-    found = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
-    if name not in found:
-        raise UsageError(f"no preset {name!r}; choose one of {', '.join(found)}, or give a file with --config")
-    return found[name]
 
 
 def given_camera(options: argparse.Namespace, datasets: Sequence[Path]) -> PinholeCamera | None:

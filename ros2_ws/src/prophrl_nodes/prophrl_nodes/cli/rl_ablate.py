@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from prophrl_nodes.cli.output import table
-from prophrl_nodes.cli.rl_shared import PLAN_FILE, UsageError, preset_file
+from prophrl_nodes.cli.presets import plan_file, preset_file
+from prophrl_nodes.cli.rl_shared import UsageError
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +65,7 @@ def _study(options: argparse.Namespace) -> Any:
     from prophrl_nodes.cli.tasks import check_tasks
     from prophrl_nodes.studies.policy_ablation import PolicyStudy
 
-    plan = read_plan(options.plan or _shipped_plan())
+    plan = read_plan(options.plan or plan_file("rl", "ablation"))
     given = {name: getattr(options, name) for name in ("policy", "world", "judge", "preset", "steps", "device")}
     said: dict[str, Any] = {
         name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value is not None
@@ -89,16 +90,8 @@ def _study(options: argparse.Namespace) -> Any:
     if plan.twin is not None:
         check_tasks([plan.twin.task])
     named = plan.common.preset
-    file = Path(named) if named.endswith((".yaml", ".yml")) else preset_file(named)
+    file = Path(named) if named.endswith((".yaml", ".yml")) else preset_file("rl", named)
     return PolicyStudy(tuple(options.datasets), options.out, plan, load_settings(file))
-
-
-def _shipped_plan() -> Path:
-    from prophrl_nodes.launch_files.packages import SOURCE_TREE, share_folder
-
-    # A file that is newer than the last set-up is in the source tree only.
-    places = [root / "config" / "rl" / PLAN_FILE for root in (SOURCE_TREE, share_folder("prophrl"))]
-    return next((place for place in places if place.is_file()), places[-1])
 
 
 def _text(study: Any, failed: Mapping[str, str]) -> str:

@@ -7,12 +7,12 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prophrl_nodes.cli.presets import preset_file
+
 if TYPE_CHECKING:
     from prophrl_models.rl.settings import RlSettings
 
 DEFAULT_PRESET = "small"
-PLAN_FILE = "ablation.yaml"
-"""Lies beside the presets and is none: a plan of runs with changed settings."""
 
 
 class UsageError(ValueError):
@@ -32,32 +32,16 @@ def read_settings(options: argparse.Namespace) -> RlSettings:
     """The settings that the arguments choose.
 
     Raises:
-        UsageError: no such preset, or a number of threads below 0.
+        PresetError: no such preset.
+        UsageError: a number of threads below 0.
         TrainingError: a settings file that cannot be used.
     """
     from prophrl_models.rl.settings import load_settings
 
     if options.threads < 0:
         raise UsageError(f"--threads takes a number of CPU threads, or 0 for the settings' own; got {options.threads}")
-    settings = load_settings(options.config or preset_file(options.preset or DEFAULT_PRESET))
+    settings = load_settings(options.config or preset_file("rl", options.preset or DEFAULT_PRESET))
     given = (
         ("steps", getattr(options, "steps", None)), ("seed", options.seed), ("threads", options.threads or None),
     )  # fmt: skip
     return dataclasses.replace(settings, **{name: value for name, value in given if value is not None})
-
-
-def preset_file(name: str) -> Path:
-    """The settings file of a preset.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    from prophrl_nodes.launch_files.packages import SOURCE_TREE, share_folder
-
-    # A file that is newer than the last set-up is in the source tree only.
-    folders = [root / "config" / "rl" for root in (share_folder("prophrl"), SOURCE_TREE)]
-    found = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
-    found.pop(Path(PLAN_FILE).stem, None)
-    if name not in found:
-        raise UsageError(f"no preset {name!r}; choose one of {', '.join(found)}, or give a file with --config")
-    return found[name]

@@ -17,6 +17,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from prophrl_nodes.cli.presets import preset_file
+
 POLICIES = ("tiny", "pi05", "vla_adapter", "openvla_oft")
 DEFAULT_PRESET = "one_80gb"
 
@@ -78,7 +80,7 @@ def _big(options: argparse.Namespace) -> int:
     from prophrl_models.training.vla_policy import Origin
 
     origin = Origin(options.policy, options.init, options.resume_from, options.tiny_size)
-    config = load_vla_config(_settings_file(options) or _preset(DEFAULT_PRESET))
+    config = load_vla_config(_settings_file(options) or preset_file("train", DEFAULT_PRESET))
     config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, **_loop(options)))
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -106,18 +108,7 @@ def _settings_file(options: argparse.Namespace) -> Path | None:
     if (options.preset == "tiny") != (options.policy == "tiny"):
         choices = "tiny" if options.policy == "tiny" else "paper, one_24gb, one_80gb"
         raise UsageError(f"preset {options.preset!r} is not for the {options.policy} policy; choose {choices}")
-    return _preset(options.preset)
-
-
-def _preset(name: str) -> Path:
-    from prophrl_nodes.launch_files.packages import SOURCE_TREE, share_folder
-
-    # A file that is newer than the last set-up is in the source tree only.
-    folders = [root / "config" / "train" for root in (share_folder("prophrl"), SOURCE_TREE)]
-    found = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
-    if name not in found:
-        raise UsageError(f"no preset {name!r}; choose one of {', '.join(found)}, or give a file with --config")
-    return found[name]
+    return preset_file("train", options.preset)
 
 
 class _Bar:

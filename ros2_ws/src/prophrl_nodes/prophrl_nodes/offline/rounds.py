@@ -180,11 +180,11 @@ def check_split(plan: OfflinePlan, last: Round) -> None:
     """
     import yaml
 
-    from prophrl_nodes.cli.prophet_shared import preset_file
+    from prophrl_nodes.cli.presets import preset_file
 
     before = json.loads((last.at.refitted / "provenance.json").read_text(encoding="utf-8")).get("held_out")
     name = plan.world_preset
-    file = Path(name) if is_settings_file(name) else preset_file(name)
+    file = Path(name) if is_settings_file(name) else preset_file("prophet", name)
     if not file.is_file():
         raise PlanError(f"not found: {file}")
     settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
