@@ -1,4 +1,4 @@
-"""Settings by name: the files in ``config/KIND`` of the installation, and of the source tree what is newer than that."""
+"""Settings by name: files in ``config/KIND`` of the installation, and of the source tree what is newer."""
 
 from __future__ import annotations
 
