@@ -24,6 +24,10 @@ POLICY_HEIGHT = 240
 POLICY_WIDTH = 320
 
 
+LEAST_REGION = 0.2
+"""Of a camera at 424x240, 64 x 48 pixels."""
+
+
 @dataclass(frozen=True)
 class ImageRegion:
     """The part of the largest centred 4:3 crop that a policy sees: shares of the crop's width and height, also 4:3.
@@ -65,8 +69,6 @@ class ImageRegion:
         return ImageRegion(left, top, size)
 
 
-LEAST_REGION = 0.2
-"""Of a camera at 424x240, 64 x 48 pixels."""
 WHOLE = ImageRegion()
 
 
