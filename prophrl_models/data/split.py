@@ -47,7 +47,7 @@ def derived_name(original: str, what: str) -> str:
 
 def original_name(name: str) -> str:
     """The name of the recording that an episode was made from; its own where it is one."""
-    return name.partition(DERIVED)[0]
+    return name.partition(DERIVED)[0] or name
 
 
 def is_held_out(episode_id: str, fraction: float, seed: int = 0) -> bool:

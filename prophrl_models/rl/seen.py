@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prophrl_models.data.dataset_format import EpisodeRow
+from prophrl_models.data.split import original_name
 from prophrl_models.prophet.trained_on import TrainedOn
 from prophrl_models.reward.classifier_judge import read_provenance
 from prophrl_models.reward.factory import JudgeSettings
@@ -39,7 +40,8 @@ class SeenInTraining:
         return SeenInTraining(sources, TrainedOn.of_provenance(made_of, str(world)))
 
     def by_judge(self, row: EpisodeRow) -> bool:
-        return row.source in self.judge
+        """Also where the judge learned from the episode that this one was made from."""
+        return original_name(row.source) in self.judge
 
     def by_world(self, row: EpisodeRow, dataset_hash: str) -> bool:
         """Also where an old checkpoint leaves it open."""

@@ -48,3 +48,4 @@ def test_what_was_made_from_an_episode_lies_on_its_side() -> None:
     for name in (*OUT, *IN):
         made = derived_name(derived_name(name, "stopped-1"), "mirrored")
         assert is_held_out(made, 0.1) == is_held_out(name, 0.1) and original_name(made) == name
+    assert original_name("~backup") == "~backup"  # nothing stands before it: a name like any other

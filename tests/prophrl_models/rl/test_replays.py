@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from prophrl_models.data.dataset import Dataset, DatasetHeader, DatasetWriter
+from prophrl_models.data.split import derived_name
 from prophrl_models.prophet.trained_on import RECORD, TrainedOn
 from prophrl_models.reward.factory import JudgeSettings
 from prophrl_models.reward.judge import Confusion, LabelJudge
@@ -129,3 +130,10 @@ def test_actions_that_cannot_be_replayed_are_refused() -> None:
             LoggedEpisode(prompt, bad, True)
     with pytest.raises(ValueError, match="nothing to replay"):
         replay_videos(DotWorld(), [])
+
+
+def test_a_judge_that_knows_an_episode_has_seen_what_was_made_of_it(dataset: Dataset) -> None:
+    row = dataset.table[0]
+    seen = SeenInTraining(frozenset([row.source]), TrainedOn())
+    assert seen.by_judge(row) and seen.by_judge(replace(row, source=derived_name(row.source, "stopped-0")))
+    assert not seen.by_judge(replace(row, source=derived_name("another", "stopped-0")))
