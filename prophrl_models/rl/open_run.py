@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,9 @@ import torch
 
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.dataset_format import json_sha256
-from prophrl_models.data.image import WHOLE
-from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.policies.interface import FlowPolicy
 from prophrl_models.policies.load import load_policy
-from prophrl_models.prophet.checkpoint import read_config
+from prophrl_models.prophet.regions import check_regions
 from prophrl_models.prophet.rollout import Prompt
 from prophrl_models.prophet.worlds import load_world
 from prophrl_models.reward.factory import JudgeSettings, judge_identity, open_judge
@@ -29,7 +27,6 @@ from prophrl_models.rl.starts import StartSplit, joined_starts, split_starts, st
 from prophrl_models.rl.trainer import Examiner, StepReport, Trainer
 from prophrl_models.rl.update import choose_parameters
 from prophrl_models.training.checkpoint import PROVENANCE, read_checkpoint, sha256
-from prophrl_models.training.settings import TrainingError
 
 WORLD_DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -72,23 +69,6 @@ class Starts:
     training: int
     held_out: int
     split: StartSplit
-
-
-def check_regions(policy: Path | None, world: Path, datasets: Sequence[Dataset]) -> None:
-    """Refuse parts of a run whose pictures show different parts of the camera's.
-
-    Raises:
-        CheckpointError: a checkpoint that cannot be read.
-        TrainingError: names the parts and what they show.
-    """
-    shown = {str(dataset.folder): dataset.image_region for dataset in datasets}
-    shown[str(world)] = read_config(world).image_region
-    if policy is not None:
-        sync = read_checkpoint(policy).provenance.get("sync")
-        shown[str(policy)] = SyncSpec.from_json(sync).image_region if sync else WHOLE
-    if len(set(shown.values())) > 1:
-        said = "; ".join(f"{name} shows {region}" for name, region in shown.items())
-        raise TrainingError(f"{said}: build the datasets with one --image-region, and train on these")
 
 
 def open_starts(sources: Sources, settings: RlSettings, policy: FlowPolicy) -> Starts:

@@ -6,15 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 
 from prophrl_models.data.dataset import Dataset
-from prophrl_models.data.image import ImageRegion
 from prophrl_models.policies.load import load_policy
 from prophrl_models.reward.calibration import Decision
-from prophrl_models.rl.open_run import check_regions, open_starts, open_trainer
-from prophrl_models.training.settings import TrainingError
+from prophrl_models.rl.open_run import open_starts, open_trainer
 from tests.helpers import small_reinforcement
 
 
@@ -41,13 +38,3 @@ def test_folders_become_a_reinforced_checkpoint(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "rl" / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "imagined_success" in line]
     assert [line["step"] for line in steps] == [1, 2] and all(line["time/world_s"] > 0.0 for line in steps)
-
-
-def test_parts_that_show_other_parts_of_the_picture_are_refused(tmp_path: Path) -> None:
-    sources = small_reinforcement.write_sources(tmp_path)
-    dataset = Dataset(sources.datasets[0])
-    check_regions(sources.policy, sources.world, [dataset])
-    cropped = replace(dataset.header, sync=replace(dataset.sync, image_region=ImageRegion(0.2, 0.3, 0.5)))
-    dataset.header = cropped
-    with pytest.raises(TrainingError, match=r"the region 0.2 0.3 0.5.*the whole picture.*build the datasets with one"):
-        check_regions(sources.policy, sources.world, [dataset])

@@ -154,6 +154,8 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     words = dataset_stage(plan, at).command[3:]
     assert words[:4] == ["dataset", "build", bags, str(at.dataset)] and "--discarded" in words
     assert "--image-region" not in words
+    (tmp_path / "policy" / "provenance.json").write_text('{"sync": null}')
+    assert "--image-region" not in dataset_stage(plan, at).command
     record = {"sync": {"image_region": [0.2, 0.3, 0.5]}}
     (tmp_path / "policy" / "provenance.json").write_text(json.dumps(record))
     parser = argparse.ArgumentParser()

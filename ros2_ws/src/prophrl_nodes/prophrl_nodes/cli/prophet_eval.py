@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     from prophrl_models.data.dataset import Dataset
     from prophrl_models.prophet.eval_report import FACTS_FILE, write_report
     from prophrl_models.prophet.evaluate import EvaluationSettings, evaluate
-    from prophrl_models.rl.open_run import check_regions
+    from prophrl_models.prophet.regions import check_regions
 
     settings = EvaluationSettings(
         held_out=options.held_out,

@@ -91,10 +91,10 @@ def _measure(options: argparse.Namespace) -> tuple[Any, dict[str, str]]:
     from prophrl_models.data.dataset import Dataset
     from prophrl_models.prophet.checkpoint import is_prophet
     from prophrl_models.prophet.rank_report import LEAST, RankedPolicy, Ranking
+    from prophrl_models.prophet.regions import check_regions
     from prophrl_models.prophet.worlds import load_world
     from prophrl_models.reward.argument import parse_judge
     from prophrl_models.reward.factory import open_judge
-    from prophrl_models.rl.open_run import check_regions
     from prophrl_models.serving.engine import choose_device
     from prophrl_models.training.checkpoint import sha256
     from prophrl_nodes.cli.trials_fast import named_policies

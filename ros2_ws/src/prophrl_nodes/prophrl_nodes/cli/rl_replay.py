@@ -33,8 +33,9 @@ def run(options: argparse.Namespace) -> int:
 
     from prophrl_models.data.dataset import Dataset
     from prophrl_models.prophet.checkpoint import is_prophet
+    from prophrl_models.prophet.regions import check_regions
     from prophrl_models.prophet.worlds import load_world
-    from prophrl_models.rl.open_run import WORLD_DTYPES, check_regions
+    from prophrl_models.rl.open_run import WORLD_DTYPES
     from prophrl_models.rl.replay_files import write_replays
     from prophrl_models.serving.engine import choose_device
 

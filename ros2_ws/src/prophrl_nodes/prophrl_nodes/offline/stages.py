@@ -190,7 +190,8 @@ def _region_of(policy: Path) -> list[object]:
     file = policy / "provenance.json"
     if not file.is_file():
         return []  # the stages that open the policy say what is wrong with it
-    region = json.loads(file.read_text(encoding="utf-8")).get("sync", {}).get("image_region")
+    sync = json.loads(file.read_text(encoding="utf-8")).get("sync") or {}
+    region = sync.get("image_region")
     return ["--image-region", *region] if region else []
 
 
