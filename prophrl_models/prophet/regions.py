@@ -7,7 +7,6 @@ from pathlib import Path
 
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.image import WHOLE
-from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.prophet.checkpoint import read_config
 from prophrl_models.training.checkpoint import read_checkpoint
 from prophrl_models.training.settings import TrainingError
@@ -23,8 +22,8 @@ def check_regions(policy: Path | None, world: Path, datasets: Sequence[Dataset])
     shown = {str(dataset.folder): dataset.image_region for dataset in datasets}
     shown[str(world)] = read_config(world).image_region
     if policy is not None:
-        sync = read_checkpoint(policy).provenance.get("sync")
-        shown[str(policy)] = SyncSpec.from_json(sync).image_region if sync else WHOLE
+        sync = read_checkpoint(policy).sync
+        shown[str(policy)] = sync.image_region if sync else WHOLE
     if len(set(shown.values())) > 1:
         said = "; ".join(f"{name} shows {region}" for name, region in shown.items())
         raise TrainingError(f"{said}: build the datasets with one --image-region, and train on these")

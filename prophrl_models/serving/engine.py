@@ -146,7 +146,6 @@ class PolicyEngine:
         where = choose_device(device)
         files = read_checkpoint(Path(checkpoint).expanduser())
         architecture = choose_precision(precision, files.kind, files.architecture, where)
-        sync = files.provenance.get("sync")
         policy = build_policy(files, architecture)
         policy.requires_grad_(False)  # guidance asks for gradients of actions, and would keep what weights need, too
         return cls(
@@ -156,7 +155,7 @@ class PolicyEngine:
             max_batch=max_batch,
             policy_id=files.folder.resolve().name,
             checkpoint_id=id_of(files.provenance),
-            sync=SyncSpec.from_json(sync) if sync else None,
+            sync=files.sync,
             precision=str(architecture.get(PRECISION_FIELDS.get(files.kind, ""), "float32")),
         )
 

@@ -31,6 +31,7 @@ from calibration.poses import ActionConvention
 from prophrl_models.data.files import publish_tree, sync_folder, write_json
 from prophrl_models.data.normalise import FILE_NAME as NORMALISATION
 from prophrl_models.data.normalise import Normalisation, NormalisationError
+from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.policies.interface import FlowPolicy, PolicySpec
 from prophrl_models.training.state_source import check_state_source
 
@@ -56,6 +57,12 @@ class CheckpointFiles:
     normalisation: Normalisation
     provenance: Mapping[str, Any]
     assets: Mapping[str, bytes]
+
+    @property
+    def sync(self) -> SyncSpec | None:
+        """How observations were formed in training; None where the provenance does not say."""
+        recorded = self.provenance.get("sync")
+        return SyncSpec.from_json(recorded) if recorded else None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -6,11 +6,15 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from prophrl_nodes.studies.fast_trials import StudyError, TrialSettings
 from prophrl_nodes.studies.twin_examiner import MOST_REPLAYS, Parts, TwinExaminer, open_parts
 
+from prophrl_models.data.image import Image, ImageRegion, policy_image
+from prophrl_models.data.synchronise import SyncSpec
+from prophrl_models.policies.interface import Inputs, ObservationBatch
 from prophrl_models.prophet.checkpoint import save_prophet
 from prophrl_models.prophet.codec import build_codec
 from prophrl_models.prophet.config import preset
@@ -24,6 +28,7 @@ from prophrl_models.reward.judge import Confusion, Verdict, Video
 from prophrl_models.rl.audit import OutcomeRate
 from prophrl_models.rl.open_run import Sources
 from prophrl_models.rl.settings import RlSettings
+from robot_bridge.twin.fast_lane import FastLane
 from robot_bridge.twin.tasks import Placement, get_task
 from tests.helpers.twin_policies import untrained_policy
 
@@ -48,11 +53,13 @@ class Lenient:
 
     def __init__(self) -> None:
         self.lengths: list[tuple[bool, int]] = []
+        self.first_pictures: list[Image] = []
 
     def judge(self, videos: Sequence[Video], tasks: Sequence[str]) -> list[Verdict]:
         assert set(tasks) == {get_task(TASK).instruction}
         real = [video.shape[1:] == (240, 320, 3) for video in videos]
         self.lengths += [(r, len(video)) for r, video in zip(real, videos, strict=True)]
+        self.first_pictures += [np.asarray(video[0]) for video in videos]
         answers = [r or len(video) > 12 for r, video in zip(real, videos, strict=True)]
         return [Verdict(answer, float(answer), (answer,)) for answer in answers]
 
@@ -113,6 +120,32 @@ def test_of_many_trials_a_fixed_part_is_imagined_again(monkeypatch: pytest.Monke
     look = examiner(untrained_policy(TASK), 0)
     assert look.judge is not None and look.outcome is not None and MOST_REPLAYS > 2
     assert (look.judge.judged, look.outcome.judged) == (3, 2)
+
+
+def test_policy_and_judge_are_shown_the_region_that_the_policy_was_trained_on(
+    monkeypatch: pytest.MonkeyPatch, world: Path
+) -> None:
+    region = ImageRegion(0.2, 0.3, 0.5)
+    judge = Lenient()
+    examiner = TwinExaminer(
+        TrialSettings(TASK, 1, max_duration_s=0.2),
+        lambda: (judge, load_world(world, steps=1)),
+        sync=SyncSpec(image_region=region),
+    )
+    with FastLane(TASK) as lane:
+        seen = lane.reset(examiner.placements[0]).image_HW3
+    policy = untrained_policy(TASK)
+    looked_at: list[ObservationBatch] = []
+    prepare = policy.prepare
+
+    def noting(batch: ObservationBatch) -> Inputs:
+        looked_at.append(batch)
+        return prepare(batch)
+
+    monkeypatch.setattr(policy, "prepare", noting)
+    examiner(policy, 0)
+    np.testing.assert_array_equal(looked_at[0].image_BHW3[0].numpy(), policy_image(seen, region))
+    np.testing.assert_array_equal(judge.first_pictures[0], policy_image(seen, region))
 
 
 def test_a_policy_for_another_task_is_refused(world: Path) -> None:

@@ -170,8 +170,9 @@ def _examiner(options: argparse.Namespace, settings: Any) -> Any:
     if options.audit_trials < 1:
         raise UsageError(f"an audit needs at least one trial, got {options.audit_trials}")
     trials = TrialSettings(options.audit_twin, options.audit_trials, options.audit_execute)
-    examiner = TwinExaminer(trials, lambda: open_parts(_opened(options), settings))
-    examiner.check(read_checkpoint(options.policy).spec)
+    files = read_checkpoint(options.policy)
+    examiner = TwinExaminer(trials, lambda: open_parts(_opened(options), settings), sync=files.sync)
+    examiner.check(files.spec)
     print(
         f"audit: {options.audit_trials} trials of {options.audit_twin} on the digital twin every {watch.audit_every} "
         "steps, with its geometric judge; not for policies of a real robot"

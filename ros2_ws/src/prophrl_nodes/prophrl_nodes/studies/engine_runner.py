@@ -41,13 +41,16 @@ class EngineRunner:
         return cls(PolicyEngine.load(folder, device, threads=threads))
 
     @classmethod
-    def of_policy(cls, policy: FlowPolicy) -> EngineRunner:
+    def of_policy(cls, policy: FlowPolicy, sync: SyncSpec | None = None) -> EngineRunner:
         """The runner of a policy in memory, which stays as it is: the engine works on a shallow copy of it.
 
         The copy shares weights, so it is the policy of this moment: use it before the next update.
+
+        Args:
+            sync: how its observations were formed in training, see ``CheckpointFiles.sync``; the usual way when None.
         """
         shared = copy.copy(policy)  # the engine sets the copy's spec, not the caller's
-        return cls(PolicyEngine(shared, next(policy.parameters()).device))
+        return cls(PolicyEngine(shared, next(policy.parameters()).device, sync=sync))
 
     @property
     def policy_id(self) -> str:

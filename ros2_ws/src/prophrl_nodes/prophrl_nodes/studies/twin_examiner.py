@@ -18,6 +18,7 @@ from contextlib import closing
 import numpy as np
 import torch
 
+from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.policies.interface import FlowPolicy, PolicySpec
 from prophrl_models.prophet.rollout import ImaginedWorld
 from prophrl_models.prophet.worlds import load_world
@@ -62,10 +63,18 @@ class TwinExaminer:
         settings: task, number of trials and how they are run.
         parts: opens judge and world; called at the first look.
         confidence: of the rate's interval; the audit's own by default.
+        sync: how the policies' observations are formed; the usual way when None.
     """
 
-    def __init__(self, settings: TrialSettings, parts: Callable[[], Parts], *, confidence: float | None = None) -> None:
-        self.settings, self._open_parts = settings, parts
+    def __init__(
+        self,
+        settings: TrialSettings,
+        parts: Callable[[], Parts],
+        *,
+        confidence: float | None = None,
+        sync: SyncSpec | None = None,
+    ) -> None:
+        self.settings, self._open_parts, self._sync = settings, parts, sync
         self.confidence = AuditRule().confidence if confidence is None else confidence
         self.placements = fast_placements(settings.task, settings.trials, settings.seed)
         self.latest: list[FastTrial] = []
@@ -78,7 +87,7 @@ class TwinExaminer:
             StudyError: the policy was not trained for the task.
             JudgeError, CheckpointError: judge or world cannot be used.
         """
-        runner = EngineRunner.of_policy(policy)
+        runner = EngineRunner.of_policy(policy, self._sync)
         self.check(runner.spec)
         judge, world = self._parts
         task, count = get_task(self.settings.task), len(self.placements)
