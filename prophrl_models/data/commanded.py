@@ -8,7 +8,8 @@ carries out. An episode as made here is what such a rollout would have to show:
 - one step for each row of a chunk that was executed, and the rows that were left when the arm stopped;
 - the first picture of a chunk is the one it was computed from, later ones are taken ``LAG_S`` after their row began,
   for the arm follows its target and the picture the arm;
-- the state is measured where a chunk begins and counted from its rows after that; the opening is the commanded one.
+- the state is measured where a chunk begins, unless the arm has stopped, and counted from its rows after that; the
+  opening is the commanded one.
 """
 
 from __future__ import annotations
@@ -78,9 +79,12 @@ def as_commanded(fine: Episode, chunks: Sequence[PlayedChunk], rate_hz: float, s
     states: list[NDArray[np.float64]] = []
     actions: list[NDArray[np.float64]] = []
     opening = float(measured[0, 6])
+    end = 0, measured[0].astype(np.float64)
     for chunk in chunks:
         seen = _at(ticks, chunk.seen_ns)
-        pose = measured[seen].astype(np.float64)
+        stopped = stop_ns is not None and chunk.begin_ns >= stop_ns
+        # A rollout in imagination knows of no stop: it goes on counting from where the commands led.
+        pose = end[1] if stopped else measured[seen].astype(np.float64)
         counted = _counted(pose, opening, chunk.rows_N7, fine.convention)
         for k, row in enumerate(chunk.rows_N7):
             shown_ns = chunk.begin_ns + (k + 1) * period_ns + lag_ns

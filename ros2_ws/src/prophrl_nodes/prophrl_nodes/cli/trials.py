@@ -7,6 +7,7 @@
   prophrl trials plan runs/play --task place_cube --trials 40 --play       a policy's own attempts, as data
   prophrl trials latency runs/training/policy --task place_cube --latency 0 100 300     in simulated time
   prophrl trials fast runs/sft/policy runs/rl/policy --task place_cube --trials 100     in simulated time, compared
+  prophrl trials play runs/sft/policy --task place_cube --out runs/play     in simulated time, attempts as data
 
 The folder holds plan.json (placements and order), key.json (which letter is which policy), trials.jsonl and bags.
 """
@@ -18,13 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prophrl_nodes.cli import trials_fast, trials_latency
+from prophrl_nodes.cli import trials_fast, trials_latency, trials_play
 from prophrl_nodes.cli.output import print_json, table
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,status,report,latency,fast}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,status,report,latency,fast,play}")
     plan = verbs.add_parser("plan", help="fix placements, order and blinding")
     plan.add_argument("--task", required=True, help="what is tried")
     plan.add_argument("--trials", type=int, default=20, metavar="N", help="held-out placements (default: 20)")
@@ -49,6 +50,14 @@ def register(parser: argparse.ArgumentParser) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    trials_play.register(
+        verbs.add_parser(
+            "play",
+            help="attempts in simulated time, as a dataset of what was commanded",
+            description=trials_play.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     for verb in (plan, status, report):
         verb.add_argument("folder", type=Path, metavar="FOLDER", help="folder of this evaluation")
         verb.add_argument("--json", action="store_true", help="print JSON")
@@ -62,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         "report": _report,
         "latency": trials_latency.run,
         "fast": trials_fast.run,
+        "play": trials_play.run,
     }
     return verbs[options.verb](options)
 

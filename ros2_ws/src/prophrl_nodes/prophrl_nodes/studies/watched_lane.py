@@ -31,6 +31,11 @@ class WatchedLane(FastLane):
             super().run(stride)
             ticks -= stride
 
+    @property
+    def moments(self) -> list[FastObservation]:
+        """What was seen at every control step since the reset, the present moment not included."""
+        return [moment for moment, _ in self._seen]
+
     def episode(
         self, instruction: str, sync: SyncSpec, convention: ActionConvention, success: bool, source: str = ""
     ) -> LoggedEpisode:
