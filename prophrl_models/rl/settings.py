@@ -65,6 +65,7 @@ class UpdateOptions:
         clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
         beta: weight of the exact KL divergence to the policy the run started from.
         learning_rate, betas, weight_decay, gradient_clip: AdamW.
+        warmup: optimiser steps over which the learning rate rises to its value; 0: it is there from the first.
         mini_batch: rollouts of one optimiser step.
         micro_batch: policy calls (not rollouts) of one pass; smaller needs less memory and changes nothing else.
         epochs: passes over the experience.
@@ -86,6 +87,7 @@ class UpdateOptions:
     clip_high: float = 0.28
     beta: float = 0.04
     learning_rate: float = 5.0e-6
+    warmup: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
@@ -157,6 +159,7 @@ class RlSettings:
             "update.mini_batch": (u.mini_batch, 1),
             "update.micro_batch": (u.micro_batch, 1),
             "update.epochs": (u.epochs, 1),
+            "update.warmup": (u.warmup, 0),
             "watch.held_out": (w.held_out, 1 if w.evaluate_every else 0),
             "watch.evaluate_rollouts": (w.evaluate_rollouts, 1),
             "watch.patience_empty": (w.patience_empty, 1),

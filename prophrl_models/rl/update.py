@@ -222,10 +222,17 @@ class Updater:
                 f"the gradient norm is {norm}; lower update.learning_rate (now {o.learning_rate:.2e}), raise "
                 "rollout.noise_level (small steps make large ratios), or look for NaN in the rollouts"
             )
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
         self.optimiser.step()
         weights = self._weights(std)
         log.end_step(norm, {"std": std, "weight": torch.ones_like(std) if weights is None else weights})
         return moved_kl
+
+    def _learning_rate(self) -> float:
+        """Of the next step. AdamW's first one moves every number by the whole rate, however sure the gradient is."""
+        taken = max((int(state["step"]) for state in self.optimiser.state.values()), default=0)
+        return self.options.learning_rate * min(1.0, (taken + 1) / max(1, self.options.warmup))
 
     def _surrogate(
         self, new: Terms, old: Terms, advantage_N: Tensor, mask: Tensor, std_K: Tensor, slots: float

@@ -146,6 +146,23 @@ def test_updates_stop_when_the_policy_has_gone_too_far(taught: TinyPolicy, rows:
     assert result.scalars["kl_old"] <= 0.005  # of the steps that were taken
 
 
+def test_the_learning_rate_rises_over_the_first_steps(taught: TinyPolicy, rows: Rows) -> None:
+    start = weights(taught)
+
+    def moved(steps: int, **changes: object) -> dict[str, Tensor]:
+        taught.load_state_dict(start, strict=False)
+        updater(taught, weight_decay=0.0, epochs=steps, **changes).update(rows, mini_batches=1, seed=0)
+        return {name: value - start[name] for name, value in weights(taught).items()}
+
+    whole, first = moved(1), moved(1, warmup=4)
+    assert any(bool(value.any()) for value in whole.values())
+    for name, value in first.items():
+        torch.testing.assert_close(4.0 * value, whole[name], atol=1e-6, rtol=1e-3)
+    slow = updater(taught, warmup=4, epochs=6)
+    slow.update(rows, mini_batches=1, seed=0)
+    assert {group["lr"] for group in slow.optimiser.param_groups} == {OPTIONS.learning_rate}
+
+
 def test_the_reference_is_the_first_policy_and_goes_away_again(taught: TinyPolicy, rows: Rows) -> None:
     start = weights(taught)
     trained = updater(taught)
