@@ -22,8 +22,8 @@ from prophrl_models.training.checkpoint import save_policy
 INSTRUCTION = "place the cube in the bowl"
 HOST = "127.0.0.67"
 CHUNK, STEPS = 6, 3
-ROUNDING = 3e-5
-"""float32 rounding of chunks whose numbers reach ten."""
+ROUNDING = 5e-4
+"""float32 rounding of chunks whose numbers reach ten, up to 2e-4 on some processors; other requests differ by 0.2."""
 START_S = 120.0
 
 
