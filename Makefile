@@ -30,7 +30,7 @@ PYTEST_OPTIONS ?=
 help:
 	@echo "make demo        cell -> demonstrations -> dataset -> policy -> trials -> $(OUTPUT)/report.html"
 	@echo "                 (TASK=$(TASK) EPISODES=$(EPISODES) TRIALS=$(TRIALS) HEADLESS=$(HEADLESS) OUTPUT=$(OUTPUT))"
-	@echo "make prophet-small  the shipped world model again, from nothing: most of a day on two cores"
+	@echo "make prophet-small  the shipped world model again, from nothing: some two hours on two cores"
 	@echo "make test        lint, types, import rules and tests"
 	@echo "make test-slow   the longer tests too"
 	@echo "make benchmarks  timing figures of this machine, each next to its alternative"

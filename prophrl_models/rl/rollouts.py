@@ -251,6 +251,13 @@ class RolloutWorker:
             **_columns(verdicts),
         )
 
+    def executed_BSN7(self, rollouts: Rollouts) -> NDArray[np.float32]:
+        """The actions that were executed in imagination [B, S, keep, 7], in units of the environment."""
+        with torch.no_grad():
+            last = rollouts.chain_BSKCD[:, :, -1].flatten(0, 1).to(self.grid_K1.device)
+            actions = _in_units(self.policy, last, self.options)[:, : rollouts.keep]
+        return actions.reshape(len(rollouts), rollouts.calls, *actions.shape[1:]).numpy()
+
 
 class _Sampler:
     """The policy's part of a rollout: chunks from each row's own noise, and a record of how they came about."""
@@ -281,8 +288,7 @@ class _Sampler:
         noise = torch.stack([self._noise(row, step) for row in rows]).to(device)
         with arithmetic(self.precision, device):
             chain = sample_chain(policy, inputs, noise, self.grid_K1, self.noise_level)
-        actions = policy.spec.action_scaling.restore(policy.environment(chain[:, -1]))[:, : self.planned].cpu()
-        actions = torch.from_numpy(firm_grip(actions.float().numpy(), self.options.close_below))
+        actions = _in_units(policy, chain[:, -1], self.options)[:, : self.planned]
         for place, row in enumerate(rows):
             self.chain_BSKCD[row, step] = chain[place].cpu()
             kept = inputs.select(slice(place, place + 1))
@@ -302,6 +308,12 @@ class _Sampler:
     def _noise(self, row: int, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(derived_seed(self.unit.seeds[row], "policy", step))
         return torch.randn(len(self.grid_K1), *self.policy.chain_shape, generator=generator)
+
+
+def _in_units(policy: FlowPolicy, last_NCD: Tensor, options: RolloutOptions) -> Tensor:
+    """What the ends of denoising chains mean to the arm [N, CH, 7], on the CPU."""
+    actions = policy.spec.action_scaling.restore(policy.environment(last_NCD)).cpu()
+    return torch.from_numpy(firm_grip(actions.float().numpy(), options.close_below))
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from robot_bridge.twin.tasks import TASK_IDS
 
 def test_every_part_is_a_command_line_that_prophrl_understands(tmp_path: Path) -> None:
     jobs = ReferenceWorld(tmp_path).jobs()
-    assert len({job.name for job in jobs}) == len(jobs) == 6 * len(TASK_IDS) + 5
+    assert len({job.name for job in jobs}) == len(jobs) == 7 * len(TASK_IDS) + 5
     assert len({job.log for job in jobs}) == len(jobs)
     for job in jobs:
         assert list(job.command[1:3]) == ["-m", "prophrl_nodes.cli.main"]
@@ -31,10 +31,10 @@ def test_every_part_is_a_command_line_that_prophrl_understands(tmp_path: Path) -
 
 def test_a_folder_of_other_numbers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prophrl_nodes.studies.reference_world.run_jobs", lambda jobs, say: {})
-    ReferenceWorld(tmp_path, episodes=10).run(print)
-    ReferenceWorld(tmp_path, episodes=10, host="127.0.0.2").run(print)
-    with pytest.raises(StudyChanged, match="episodes was 10, is 11"):
-        ReferenceWorld(tmp_path, episodes=11).run(print)
+    ReferenceWorld(tmp_path, episodes=20).run(print)
+    ReferenceWorld(tmp_path, episodes=20, host="127.0.0.2").run(print)
+    with pytest.raises(StudyChanged, match="episodes was 20, is 21"):
+        ReferenceWorld(tmp_path, episodes=21).run(print)
 
 
 def test_a_dataset_counts_when_it_is_complete(tmp_path: Path) -> None:
@@ -47,25 +47,55 @@ def test_a_dataset_counts_when_it_is_complete(tmp_path: Path) -> None:
 
 def test_a_part_waits_for_what_it_is_made_of(tmp_path: Path) -> None:
     jobs = {job.name: job for job in ReferenceWorld(tmp_path, tasks=("place_cube",)).jobs()}
-    ready = [name for name, job in jobs.items() if job.is_ready()]
-    assert ready == ["place_cube: demonstrations", "place_cube: placements to play from"]
+    assert [name for name, job in jobs.items() if job.is_ready()] == ["place_cube: demonstrations"]
+
+    def finish(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "dataset.json").write_text(json.dumps({"complete": True}))
+
+    def learn(*names: str) -> None:
+        for name in names:
+            (tmp_path / name / "policy").mkdir(parents=True)
+            (tmp_path / name / "policy" / "provenance.json").touch()
+
+    finish("demonstrations", "few_5_place_cube")
+    assert jobs["place_cube: 14 demonstrations"].is_ready()
+    learn("policy_5_place_cube")
+    assert not jobs["place_cube: attempts, 8 rows a look"].is_ready(), "one of two policies is missing"
+    learn("policy_14_place_cube")
+    assert jobs["place_cube: attempts, 8 rows a look"].is_ready()
+    finish("play_place_cube")
+    assert not jobs["codec"].is_ready(), "attempts with whole chunks are missing"
+    finish("whole_place_cube")
+    assert jobs["codec"].is_ready()
     (tmp_path / "codec").mkdir()
     assert not jobs["world model"].is_ready(), "the codec has only begun"
-    for folder, name in (("demonstrations_place_cube", "place_cube: 10 of them"), ("dataset", "codec")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "dataset.json").write_text(json.dumps({"complete": True}))
-        assert jobs[name].is_ready()
     (tmp_path / "codec" / "codec_provenance.json").touch()
     assert jobs["world model"].is_ready() and not jobs["packing"].is_ready() and not jobs["evaluation"].is_ready()
 
 
+def test_every_job_waits_for_its_own_task(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in ReferenceWorld(tmp_path).jobs()}
+    for task in TASK_IDS:
+        (tmp_path / f"play_{task}").mkdir()
+        (tmp_path / f"play_{task}" / "dataset.json").write_text(json.dumps({"complete": True}))
+        assert jobs[f"{task}: attempts, 8 rows a look"].is_done()
+        assert not jobs[f"{task}: attempts, 20 rows a look"].is_done()
+
+
+def test_policies_cannot_learn_from_more_than_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"1\.\.10 demonstrations \(--episodes\), got \(5, 14\)"):
+        ReferenceWorld(tmp_path, episodes=10)
+
+
 def test_the_packed_world_says_how_it_is_made_again(tmp_path: Path) -> None:
-    study = ReferenceWorld(tmp_path, tasks=("place_cube",), episodes=5)
+    study = ReferenceWorld(tmp_path, tasks=("place_cube",), episodes=5, few=(2, 3))
     again = study.command_line()
-    assert again.startswith("prophrl prophet reference OUT --task place_cube --episodes 5 ")
+    assert again.startswith("prophrl prophet reference OUT --task place_cube --few 2 3 --episodes 5 ")
     parser = argparse.ArgumentParser(exit_on_error=False)
     prophet_reference.register(parser)
     said = parser.parse_args(again.split()[3:])
-    assert (said.task, said.episodes, said.few, said.play) == (["place_cube"], 5, study.few, study.play)
+    assert (said.task, said.episodes, said.few, said.play) == (["place_cube"], 5, [2, 3], study.play)
     (pack,) = (job for job in study.jobs() if job.name == "packing")
     assert f"rebuilt_by={again}" in pack.command

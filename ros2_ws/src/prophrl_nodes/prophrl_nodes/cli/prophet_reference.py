@@ -2,9 +2,10 @@
 
   prophrl prophet reference runs/prophet_small
 
-Records demonstrations of the four tasks and a weak policy's own attempts through ROS, trains codec and network, and
-measures the result: on two CPU cores most of a day. Killed at any moment, the same command goes on where it stopped.
-OUT/small is the checkpoint, OUT/report/report.html says how good it is.
+Records demonstrations of the four tasks through ROS, trains weak policies on a few of them and lets these play in the
+fast lane, trains codec and network on all of that, and measures the result: some two hours on two CPU cores. Killed at
+any moment, the same command goes on where it stopped. OUT/small is the checkpoint, OUT/report/report.html says how good
+it is.
 """
 
 from __future__ import annotations
@@ -17,9 +18,16 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of everything, new or to be continued")
     parser.add_argument("--task", action="append", default=[], help="only this task; may be repeated")
-    parser.add_argument("--episodes", type=int, default=48, help="good demonstrations of each task (default: 48)")
-    parser.add_argument("--few", type=int, default=10, help="of which the playing policy learns (default: 10)")
-    parser.add_argument("--play", type=int, default=24, help="attempts of that policy (default: 24)")
+    parser.add_argument("--episodes", type=int, default=24, help="good demonstrations of each task (default: 24)")
+    parser.add_argument(
+        "--few",
+        type=int,
+        nargs="+",
+        default=[5, 14],
+        metavar="N",
+        help="of which playing policies learn (default: 5 14)",
+    )
+    parser.add_argument("--play", type=int, default=64, help="attempts of theirs, twice a task (default: 64)")
     parser.add_argument("--codec-steps", type=int, default=0, help="(default: as the preset small says)")
     parser.add_argument("--steps", type=int, default=0, help="of the world model (default: as the preset small says)")
     parser.add_argument("--seed", type=int, default=0, help="of placements and operator (default: 0)")
@@ -37,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         options.out,
         tasks=tuple(options.task) or TASK_IDS,
         episodes=options.episodes,
-        few=options.few,
+        few=tuple(options.few),
         play=options.play,
         codec_steps=options.codec_steps,
         world_steps=options.steps,

@@ -2,6 +2,7 @@
 
   prophrl rl replay runs/dataset runs/imagined --world runs/prophet        imagined videos to train the judge on, too
   prophrl rl check runs/dataset --policy runs/sft/policy --world runs/prophet --judge classifier:runs/judge/classifier
+  prophrl rl enact runs/enacted --task place_cube --policy runs/sft/policy ...       imagined rollouts, done on the twin
   prophrl rl run runs/dataset runs/rl --policy runs/sft/policy --world runs/prophet \\
       --judge classifier:runs/judge/classifier
   prophrl rl report runs/rl
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from prophrl_models.reward.argument import FORMS, parse_judge
-from prophrl_nodes.cli import rl_ablate, rl_offline, rl_replay
+from prophrl_nodes.cli import rl_ablate, rl_enact, rl_offline, rl_replay
 from prophrl_nodes.cli.rl_shared import UsageError, add_settings, read_settings
 
 PASSED, FAILED, NOT_ENOUGH = 0, 3, 4
@@ -35,7 +36,7 @@ PASSED, FAILED, NOT_ENOUGH = 0, 3, 4
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    what = parser.add_subparsers(dest="what", required=True, metavar="{replay,check,run,report,offline,ablate}")
+    what = parser.add_subparsers(dest="what", required=True, metavar="{replay,check,enact,run,report,offline,ablate}")
     replay = what.add_parser(
         "replay",
         help="imagine logged episodes again: labelled videos for a judge",
@@ -67,6 +68,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--starts", type=int, default=16, help="start states that are rolled out (default: 16)")
     check.add_argument("--episodes", type=int, default=32, help="logged episodes that are imagined (default: 32)")
     check.add_argument("--json", action="store_true", help="print JSON")
+    enact = what.add_parser(
+        "enact",
+        help="carry out on the twin what was imagined: are the verdicts true?",
+        description=rl_enact.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    rl_enact.register(enact)
     report = what.add_parser("report", help="write a run's report anew")
     report.add_argument("out", type=Path, metavar="OUT", help="folder of the run")
     offline = what.add_parser("offline", help="from bags and two checkpoints to a reinforced policy, all stages")
@@ -95,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
     verbs = {
         "replay": rl_replay.run,
         "check": _check,
+        "enact": rl_enact.run,
         "run": _run,
         "report": _report,
         "offline": rl_offline.run,

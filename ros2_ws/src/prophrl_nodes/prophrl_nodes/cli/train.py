@@ -21,6 +21,7 @@ from prophrl_nodes.cli.presets import preset_file
 
 POLICIES = ("tiny", "pi05", "vla_adapter", "openvla_oft")
 DEFAULT_PRESET = "one_80gb"
+TINY_PRESETS = ("tiny", "imagined")
 
 
 class UsageError(ValueError):
@@ -39,7 +40,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--resume-from", type=Path, metavar="CHECKPOINT", help="earlier checkpoint to start from")
     start.add_argument("--tiny-size", action="store_true", help="a big policy's architecture in a size for tests")
     settings = policy.add_mutually_exclusive_group()
-    settings.add_argument("--preset", help="settings by name: paper, one_24gb, one_80gb, tiny")
+    settings.add_argument("--preset", help="settings by name: paper, one_24gb, one_80gb; for tiny: tiny, imagined")
     settings.add_argument("--config", type=Path, help="YAML settings; tiny: without it they follow the dataset's size")
     policy.add_argument("--steps", type=int, help="optimiser steps, instead of what the settings say")
     policy.add_argument("--seed", type=int, help="of initialisation, batches and noise (default: 0)")
@@ -105,8 +106,8 @@ def _loop(options: argparse.Namespace) -> dict[str, Any]:
 def _settings_file(options: argparse.Namespace) -> Path | None:
     if options.preset is None:
         return options.config  # type: ignore[no-any-return]
-    if (options.preset == "tiny") != (options.policy == "tiny"):
-        choices = "tiny" if options.policy == "tiny" else "paper, one_24gb, one_80gb"
+    if (options.preset in TINY_PRESETS) != (options.policy == "tiny"):
+        choices = " or ".join(TINY_PRESETS) if options.policy == "tiny" else "paper, one_24gb, one_80gb"
         raise UsageError(f"preset {options.preset!r} is not for the {options.policy} policy; choose {choices}")
     return preset_file("train", options.preset)
 

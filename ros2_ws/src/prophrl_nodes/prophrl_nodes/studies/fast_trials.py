@@ -6,10 +6,7 @@ interrupted study goes on where it stopped, and a policy can be added to a finis
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from prophrl_models.policies.interface import PolicySpec
 from prophrl_models.serving.engine import chunk_seed, id_of
 from prophrl_models.training.checkpoint import read_checkpoint
 from prophrl_nodes.state_feed import StateFeed
+from prophrl_nodes.studies.cell_pool import MAX_WORKERS, run_in_cells
 from prophrl_nodes.studies.engine_runner import EngineRunner
 from prophrl_nodes.studies.fast_placements import fast_placements
 from prophrl_nodes.studies.fast_trials_log import TrialLog
@@ -26,7 +24,6 @@ from prophrl_nodes.studies.lane_trial import LaneSettings, run_lane_trial
 from robot_bridge.twin.fast_lane import FastLane
 from robot_bridge.twin.tasks import Placement, get_task
 
-MAX_WORKERS = 2
 TIME_LIMIT, PROTECTIVE_STOP = "time limit", "protective stop"
 
 
@@ -151,7 +148,7 @@ def run_fast_trials(
                 on_trial(done[place][index])
             else:
                 jobs.append(_Job(place, index, contender.folder, placement, settings, device, video))
-    for job, trial in _results(jobs, workers):
+    for job, trial in run_in_cells(_Cell, jobs, workers):
         done[job.place][job.index] = trial
         if log is not None:
             log.add(contenders[job.place].checkpoint_id, settings.of_a_trial(), job.placement.to_json(), asdict(trial))
@@ -244,32 +241,6 @@ class _Cell:
         if self._lane is not None:
             self._lane.close()
             self._lane = None
-
-
-_cell_of_process: _Cell | None = None
-
-
-def _in_a_worker(job: _Job) -> FastTrial:
-    global _cell_of_process
-    _cell_of_process = _cell_of_process or _Cell()
-    return _cell_of_process.run(job)
-
-
-def _results(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, FastTrial]]:
-    """Jobs and their trials as they are finished."""
-    if workers == 1 or len(jobs) < 2:
-        with closing(_Cell()) as cell:
-            for job in jobs:
-                yield job, cell.run(job)
-        return
-    # Processes of their own from the start: an OpenGL context and torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        running = {pool.submit(_in_a_worker, job): job for job in jobs}
-        for future in as_completed(running):
-            yield running[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _file_name(name: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,8 @@ from prophrl_models.data.episode import Episode
 from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.serving.engine import PolicyEngine, id_of
 from prophrl_models.training.checkpoint import read_checkpoint
-from prophrl_nodes.studies.fast_trials import MAX_WORKERS, TrialSettings, check_spec
+from prophrl_nodes.studies.cell_pool import MAX_WORKERS, run_in_cells
+from prophrl_nodes.studies.fast_trials import TrialSettings, check_spec
 from prophrl_nodes.studies.lane_play import PlayingLane, PlaySettings
 
 SERIAL = "TWIN00000000"
@@ -92,7 +91,7 @@ def write_play(
                 name = f"play-{settings.task}-{source[:12]}"
                 jobs.append(_Job(one.folder, settings, index, name, calibration_id, source))
         tell(attempts - len(jobs), attempts)
-        for done, (job, episode) in enumerate(_results(jobs, workers), attempts - len(jobs) + 1):
+        for done, (job, episode) in enumerate(run_in_cells(_Cell, jobs, workers), attempts - len(jobs) + 1):
             writer.add(episode, job.source_id, calibration_yaml=calibration_yaml)
             tell(done, attempts)
         digest = writer.finish()
@@ -125,33 +124,3 @@ class _Cell:
     def close(self) -> None:
         if self._lane is not None:
             self._lane.close()
-
-
-_cell_of_process: _Cell | None = None
-
-
-def _in_a_worker(job: _Job) -> Episode:
-    global _cell_of_process
-    _cell_of_process = _cell_of_process or _Cell()
-    return _cell_of_process.run(job)
-
-
-def _results(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Episode]]:
-    """Jobs and their episodes in order; few are finished ahead, for each is some 10 MB."""
-    if workers == 1 or len(jobs) < 2:
-        with closing(_Cell()) as cell:
-            for job in jobs:
-                yield job, cell.run(job)
-        return
-    # Processes of their own from the start: an OpenGL context and torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        waiting = [(job, pool.submit(_in_a_worker, job)) for job in jobs[: 2 * workers]]
-        for following in [*jobs[2 * workers :], *[None] * len(waiting)]:
-            job, future = waiting.pop(0)
-            episode = future.result()
-            if following is not None:
-                waiting.append((following, pool.submit(_in_a_worker, following)))
-            yield job, episode
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -1,12 +1,12 @@
 """The small world model that the project ships, from nothing: recordings on the twin, codec, training, evaluation.
 
-OUT/collect_TASK/        demonstrations through the leader arm, ROS 2 and RTDE, failed attempts included
-OUT/few_TASK, policy_TASK/   a policy from a few of them, which succeeds now and then
-OUT/play_TASK/           its own attempts through ROS, where demonstrations may begin: how things go wrong
-OUT/dataset/             all of that
-OUT/codec, OUT/world/    trained on it
-OUT/small/               the packed checkpoint
-OUT/report/              how good it is on held-out episodes
+OUT/collect_TASK/              demonstrations through the leader arm, ROS 2 and RTDE
+OUT/demonstrations/            those of all tasks, where the work takes place
+OUT/few_N_TASK, policy_N_TASK/ policies from N of them, which succeed now and then
+OUT/play_TASK, whole_TASK/     their own attempts in the fast lane, as commanded: how things go wrong
+OUT/codec, OUT/latents, OUT/world/   trained on all of that
+OUT/small/                     the packed checkpoint
+OUT/report/                    how good it is on held-out demonstrations
 
 Held-out placements are never recorded: policies are compared on those later.
 """
@@ -21,16 +21,19 @@ from pathlib import Path
 from prophrl_models.data.dataset_format import DATASET_FILE
 from prophrl_models.prophet.checkpoint import PROVENANCE, is_prophet
 from prophrl_models.prophet.codec import PROVENANCE as CODEC_PROVENANCE
-from prophrl_models.trials.plan import TrialPlan
-from prophrl_models.trials.results import ResultLog
 from prophrl_nodes.collection import read_attempts
 from prophrl_nodes.offline.stages import last_step
 from prophrl_nodes.studies.ablation_jobs import Job, claim_study, prophrl, run_jobs
 from robot_bridge.twin.tasks import TASK_IDS
 
 PACKED = "small"
-FEW_STEPS = 800
-EXECUTE_LENGTH = 8
+PRESET = "small"
+REGION = (0.1875, 0.3, 0.625)
+"""Part of the twin's picture (left, top, size) where all four tasks take place: a hand is 20 pixels tall there."""
+POLICY_PRESET = "imagined"
+PLAY = {"play": (8, 16), "whole": (20, 7)}
+"""Rows until the next look, and looks. Where only whole chunks are executed, what a policy does next cannot tell the
+world model how its grasp went: it has to see that itself."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class ReferenceWorld:
         out: folder of everything.
         tasks: which tasks.
         episodes: good demonstrations of each.
-        few: demonstrations that the playing policy learns from.
-        play: attempts of that policy.
+        few: numbers of demonstrations that the playing policies learn from.
+        play: attempts of these policies, of each task and each kind of ``PLAY``.
         codec_steps, world_steps: of the trainings; 0: as the preset says.
         seed: of placements and operators; trainings have seed 0.
         host: loopback address of the twin.
@@ -50,13 +53,17 @@ class ReferenceWorld:
 
     out: Path
     tasks: tuple[str, ...] = TASK_IDS
-    episodes: int = 48
-    few: int = 10
-    play: int = 24
+    episodes: int = 24
+    few: tuple[int, ...] = (5, 14)
+    play: int = 64
     codec_steps: int = 0
     world_steps: int = 0
     seed: int = 0
     host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        if not self.few or not all(0 < few <= self.episodes for few in self.few):
+            raise ValueError(f"policies learn from 1..{self.episodes} demonstrations (--episodes), got {self.few}")
 
     def run(self, say: Callable[[str], None]) -> dict[str, str]:
         """Do what is left; returns failed parts with the reason.
@@ -70,121 +77,132 @@ class ReferenceWorld:
 
     def jobs(self) -> list[Job]:
         """All parts in order."""
-        found: list[Job] = []
-        for number, task in enumerate(self.tasks):
-            found += self._recordings(task, number)
-        return [*found, *self._training(found)]
+        recordings = [self._collection(task) for task in self.tasks]
+        demonstrations = self._demonstrations(recordings)
+        attempts = [job for task in self.tasks for job in self._attempts(task)]
+        return [*recordings, demonstrations, *attempts, *self._training()]
 
-    def _recordings(self, task: str, number: int) -> list[Job]:
-        at = self.out
-        collect, demonstrations, few = at / f"collect_{task}", at / f"demonstrations_{task}", at / f"few_{task}"
-        policy, play = at / f"policy_{task}", at / f"play_{task}"
-        seed = self.seed + 1000 * number
+    @property
+    def demonstrations(self) -> Path:
+        """The dataset of all demonstrations."""
+        return self.out / "demonstrations"
+
+    @property
+    def datasets(self) -> list[Path]:
+        """What codec and world model learn from, demonstrations first."""
+        return [self.demonstrations, *(self.out / f"{kind}_{task}" for task in self.tasks for kind in PLAY)]
+
+    def _collection(self, task: str) -> Job:
+        folder = self.out / f"collect_{task}"
 
         def kept() -> int:
-            return sum(attempt.accepted for attempt in read_attempts(collect / "sessions" / "session.jsonl"))
+            return sum(attempt.accepted for attempt in read_attempts(folder / "sessions" / "session.jsonl"))
 
-        def tried() -> int:
-            if not (play / "plan.json").is_file():
-                return 0
-            return len(ResultLog(play / "trials.jsonl", TrialPlan.load(play / "plan.json")).valid)
-
-        launch_collect = prophrl(
+        command = prophrl(
             "launch", "collect", "cell:=twin", f"host:={self.host}", f"task:={task}", f"episodes:={self.episodes}",
-            f"seed:={seed}", f"output:={collect}",
+            f"seed:={self._seed(task)}", f"output:={folder}",
         )  # fmt: skip
-        launch_play = prophrl(
-            "launch", "evaluate", "cell:=twin", f"host:={self.host}", f"checkpoint:={policy / 'policy'}",
-            f"execute_length:={EXECUTE_LENGTH}", f"plan:={play / 'plan.json'}", f"output:={play}",
+        return Job(
+            f"{task}: demonstrations", command, self._log(folder.name), lambda: kept() >= self.episodes,
+            step=kept, steps=self.episodes, unit="episode",
         )  # fmt: skip
-        build = prophrl("dataset", "build", collect / "bags", demonstrations)
-        choose = prophrl("dataset", "select", demonstrations, few, "--count", self.few, "--seed", self.seed)
-        train = prophrl("train", "policy", few, policy, "--steps", FEW_STEPS)
-        plan = prophrl("trials", "plan", play, "--task", task, "--trials", self.play, "--play", "--seed", seed)
 
-        def recorded() -> bool:
-            return kept() >= self.episodes
+    def _demonstrations(self, recordings: Sequence[Job]) -> Job:
+        bags = [self.out / f"collect_{task}" / "bags" for task in self.tasks]
+        region = ["--image-region", *REGION]
+        return Job(
+            "demonstrations as a dataset", prophrl("dataset", "build", *bags, self.demonstrations, *region),
+            self._log("demonstrations"), lambda: complete(self.demonstrations),
+            lambda: all(job.is_done() for job in recordings),
+        )  # fmt: skip
 
-        def planned() -> bool:
-            return (play / "plan.json").is_file()
+    def _attempts(self, task: str) -> list[Job]:
+        jobs: list[Job] = []
+        policies = [self.out / f"policy_{few}_{task}" for few in self.few]
+        for few, run in zip(self.few, policies, strict=True):
+            jobs += self._policy(task, few, run)
+        return [*jobs, *(self._play(task, kind, [run / "policy" for run in policies]) for kind in PLAY)]
 
-        def plays() -> bool:
-            return (policy / "policy" / PROVENANCE).is_file()
+    def _play(self, task: str, kind: str, checkpoints: Sequence[Path]) -> Job:
+        out = self.out / f"{kind}_{task}"
+        execute, calls = PLAY[kind]
+        seed = self._seed(task) + list(PLAY).index(kind)
+        command = prophrl(
+            "trials", "play", *checkpoints, "--task", task, "--attempts", self.play, "--calls", calls,
+            "--execute", execute, "--seed", seed, "--out", out,
+        )  # fmt: skip
+        return Job(
+            f"{task}: attempts, {execute} rows a look", command, self._log(out.name), lambda: complete(out),
+            lambda: all((checkpoint / PROVENANCE).is_file() for checkpoint in checkpoints),
+        )  # fmt: skip
 
-        logs = at / "logs"
+    def _policy(self, task: str, few: int, run: Path) -> list[Job]:
+        chosen, steps = self.out / f"few_{few}_{task}", 500
+        choose = prophrl(
+            "dataset", "select", self.demonstrations, chosen, "--task", task, "--count", few, "--seed", self.seed
+        )
+        train = prophrl("train", "policy", chosen, run, "--preset", POLICY_PRESET, "--steps", steps)
         return [
             Job(
-                f"{task}: demonstrations", launch_collect, logs / f"{task}_1.log", recorded,
-                step=kept, steps=self.episodes,
-            ),
-            Job(f"{task}: dataset", build, logs / f"{task}_2.log", lambda: complete(demonstrations), recorded),
-            Job(
-                f"{task}: {self.few} of them", choose, logs / f"{task}_3.log", lambda: complete(few),
-                lambda: complete(demonstrations),
+                f"{task}: {few} demonstrations", choose, self._log(chosen.name), lambda: complete(chosen),
+                lambda: complete(self.demonstrations),
             ),
             Job(
-                f"{task}: a policy that plays", train, logs / f"{task}_4.log", plays, lambda: complete(few),
-                step=lambda: last_step(policy), steps=FEW_STEPS,
-            ),
-            Job(f"{task}: placements to play from", plan, logs / f"{task}_5.log", planned),
-            Job(
-                f"{task}: play", launch_play, logs / f"{task}_6.log", lambda: tried() >= self.play,
-                lambda: plays() and planned(), step=tried, steps=self.play,
+                f"{task}: a policy from them", train, self._log(run.name),
+                (run / "policy" / PROVENANCE).is_file, lambda: complete(chosen),
+                step=lambda: last_step(run), steps=steps,
             ),
         ]  # fmt: skip
 
-    def _training(self, recordings: Sequence[Job]) -> list[Job]:
-        at = self.out
-        logs, dataset, codec, world = at / "logs", at / "dataset", at / "codec", at / "world"
-        checkpoint, packed, report = world / "prophet", at / PACKED, at / "report"
-        bags = [at / f"{kind}_{task}" / "bags" for task in self.tasks for kind in ("collect", "play")]
-        outcomes = [word for outcome in ("success", "failure", "unknown") for word in ("--outcome", outcome)]
+    def _training(self) -> list[Job]:
+        codec, latents, world = (self.out / name for name in ("codec", "latents", "world"))
+        checkpoint, packed, report = world / "prophet", self.out / PACKED, self.out / "report"
         codec_steps = ["--steps", self.codec_steps] if self.codec_steps else []
         world_steps = ["--steps", self.world_steps] if self.world_steps else []
-        build = prophrl("dataset", "build", *bags, dataset, *outcomes, "--discarded")
-        train_codec = prophrl("prophet", "codec", dataset, codec, "--preset", "small", *codec_steps)
-        train = prophrl("prophet", "train", dataset, world, "--preset", "small", "--codec", codec, *world_steps)
+        preset = ["--preset", PRESET]
+        train_codec = prophrl("prophet", "codec", *self.datasets, codec, *preset, *codec_steps)
+        encoded = ["--codec", codec, "--latents", latents]
+        train = prophrl("prophet", "train", *self.datasets, world, *preset, *encoded, *world_steps)
         notes = {
             "rebuilt_by": self.command_line(),
-            "evaluated_by": f"prophrl prophet eval {packed.name} {dataset.name} --out {report.name}",
+            "evaluated_by": f"prophrl prophet eval {packed.name} {self.demonstrations.name} --out {report.name}",
         }
         said = [word for key, text in notes.items() for word in ("--note", f"{key}={text}")]
         pack = prophrl("prophet", "pack", checkpoint, packed, *said)
-        measure = prophrl("prophet", "eval", packed, dataset, "--out", report)
+        measure = prophrl("prophet", "eval", packed, self.demonstrations, "--out", report)
         return [
             Job(
-                "all recordings as one dataset", build, logs / "dataset.log", lambda: complete(dataset),
-                lambda: all(job.is_done() for job in recordings),
+                "codec", train_codec, self._log("codec"), (codec / CODEC_PROVENANCE).is_file,
+                lambda: all(complete(dataset) for dataset in self.datasets),
             ),
             Job(
-                "codec", train_codec, logs / "codec.log", (codec / CODEC_PROVENANCE).is_file,
-                lambda: complete(dataset),
-            ),
-            Job(
-                "world model", train, logs / "world.log", lambda: is_prophet(checkpoint),
+                "world model", train, self._log("world"), lambda: is_prophet(checkpoint),
                 (codec / CODEC_PROVENANCE).is_file,
             ),
-            Job("packing", pack, logs / "pack.log", lambda: is_prophet(packed), lambda: is_prophet(checkpoint)),
+            Job("packing", pack, self._log("pack"), lambda: is_prophet(packed), lambda: is_prophet(checkpoint)),
             Job(
-                "evaluation", measure, logs / "evaluation.log", (report / "report.html").is_file,
+                "evaluation", measure, self._log("evaluation"), (report / "report.html").is_file,
                 lambda: is_prophet(packed),
             ),
         ]  # fmt: skip
 
+    def _seed(self, task: str) -> int:
+        return self.seed + 1000 * TASK_IDS.index(task)
+
+    def _log(self, name: str) -> Path:
+        return self.out / "logs" / f"{name}.log"
+
     def command_line(self) -> str:
         """What makes the same again, in any folder."""
         tasks = [] if self.tasks == TASK_IDS else [word for task in self.tasks for word in ("--task", task)]
-        numbers = {"--episodes": self.episodes, "--few": self.few, "--play": self.play, "--seed": self.seed}
+        few = ["--few", *map(str, self.few)]
+        numbers = {"--episodes": self.episodes, "--play": self.play, "--seed": self.seed}
         numbers |= {"--codec-steps": self.codec_steps, "--steps": self.world_steps}
-        return " ".join(["prophrl prophet reference OUT", *tasks, *(f"{name} {n}" for name, n in numbers.items())])
+        said = [f"{name} {number}" for name, number in numbers.items()]
+        return " ".join(["prophrl prophet reference OUT", *tasks, *few, *said])
 
 
 def complete(dataset: Path) -> bool:
     """Whether a dataset folder has been written to its end."""
     file = dataset / DATASET_FILE
     return file.is_file() and bool(json.loads(file.read_text(encoding="utf-8")).get("complete"))
-
-
-def _nothing() -> int:
-    """Of jobs that are too short to count."""
-    return 0
