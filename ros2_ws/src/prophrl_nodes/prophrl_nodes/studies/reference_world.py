@@ -148,7 +148,7 @@ class ReferenceWorld:
                 lambda: complete(self.demonstrations),
             ),
             Job(
-                f"{task}: a policy from them", train, self._log(run.name),
+                f"{task}: a policy from {few} demonstrations", train, self._log(run.name),
                 (run / "policy" / PROVENANCE).is_file, lambda: complete(chosen),
                 step=lambda: last_step(run), steps=steps,
             ),
