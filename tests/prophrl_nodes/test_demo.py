@@ -53,6 +53,7 @@ def test_without_headless_the_report_is_opened_or_the_user_told(
     report = tmp_path / demo.REPORT
     report.write_text("a report")
     monkeypatch.setattr(Demo, "run", lambda self: report)
+    with_free(monkeypatch, 100.0)
     opener = webbrowser.get(program)  # what BROWSER=program makes of it; asked here, since it is read once a process
     monkeypatch.setattr(webbrowser, "open", opener.open)
     demo.run(DemoOptions(episodes=1, headless=False, output=tmp_path / "demo"))
