@@ -90,6 +90,14 @@ def test_collection_and_evaluation_end_with_their_work_and_devices_come_back() -
     assert {name for name, p in by_name.items() if p.respawn} >= {"camera", "arm", "gello", "teleop", "executor"}
 
 
+def test_policies_of_a_plan_reach_the_policy_node_and_only_their_plan_the_trial_node() -> None:
+    policies = "sft=runs/a rl='runs/with space'"
+    plan = plan_of(launch_files()["evaluate"], checkpoint="", policies=policies, plan="runs/plan.json")
+    by_name = {p.name.rsplit("-", 1)[0]: " ".join(p.command) for p in plan.processes}
+    assert f'policies:="{policies}"' in by_name["policy"] and 'plan:="runs/plan.json"' in by_name["policy"]
+    assert 'plan:="runs/plan.json"' in by_name["trials"] and "with space" not in by_name["trials"]
+
+
 @pytest.mark.parametrize("path", OURS_ALONE, ids=name_of)
 def test_namespace_host_and_domain_reach_every_node(path: Path) -> None:
     given = {"namespace": "left", "domain": "7"}

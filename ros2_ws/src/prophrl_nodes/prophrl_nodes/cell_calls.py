@@ -20,6 +20,7 @@ from prophrl_nodes.calls import CallError, call, demand, demand_within, goal_res
 
 HOME_TIMEOUT_S = 40.0
 READY_TIMEOUT_S = 90.0
+CHOOSE_TIMEOUT_S = 5.0
 OPEN_TIMEOUT_S = 15.0
 OPEN_ENOUGH = 0.9
 """An episode begins with an open gripper: the first images and states must not depend on the one before."""
@@ -124,6 +125,16 @@ class CellCalls:
 
     def disengage_executor(self) -> None:
         demand(self._executor["disengage"], Trigger.Request())
+
+    def choose_policy(self, letter: str) -> None:
+        """Have the policy node take a plan's policy, by its letter; waits while policies are loaded.
+
+        Raises:
+            CallError: no policy node, or it has none of that letter.
+        """
+        if not self._policy.wait_for_service(timeout_sec=READY_TIMEOUT_S):
+            raise CallError(f"no policy node within {READY_TIMEOUT_S:.0f} s; see what it says on /diagnostics")
+        demand_within(self._policy, lambda: OperatorVerb.Request(verb="choose", argument=letter), CHOOSE_TIMEOUT_S)
 
     def start_policy(self, instruction: str) -> None:
         demand(self._policy, OperatorVerb.Request(verb="start", argument=instruction), 30.0)

@@ -23,13 +23,17 @@ STEADY_S = 0.6
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """What to try. ``policy_id`` goes into the record, not to anyone at the table."""
+    """What to try. ``policy_id`` goes into the record, not to anyone at the table.
+
+    ``choose``: the policy node has several policies and is to take the one of this letter.
+    """
 
     trial_id: str
     placement: Placement
     instruction: str
     policy_id: str
     max_duration_s: float
+    choose: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class TrialSequence:
     def _run(self, request: TrialRequest, should_stop: Callable[[], bool]) -> TrialOutcome:
         self._on_phase("homing")
         self._cell.home()
+        if request.choose:
+            self._cell.choose_policy(request.choose)
         self._on_phase("placing the objects")
         self._scene.place(request.placement)
         self._on_phase("recording")

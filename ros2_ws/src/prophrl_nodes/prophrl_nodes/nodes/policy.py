@@ -7,6 +7,10 @@ continues what is in execution: see docs/chunking.md.
 Subscribes to ``camera/color/image_raw``, ``tcp_pose_broadcaster/pose``, ``gripper/state``, ``executor/status`` and
 ``servo/status``; publishes ``policy/chunk``. Verbs: ``policy/command`` (``start`` with the instruction as argument,
 ``stop``) and ``~/start``, ``~/stop``. A run begins only when an operator says so, also after a restart of this node.
+
+With ``policies`` and ``plan`` it has all policies of a trial plan at hand, and ``policy/command`` takes ``choose`` with
+a letter of the plan. From then on, also in its messages, the policy is called by this letter: nobody at the table is to
+know which one moves the arm.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
@@ -30,15 +34,11 @@ from prophrl_models.policies.grip import CLOSE_BELOW
 from prophrl_nodes import qos
 from prophrl_nodes.arm_link import ArmLink
 from prophrl_nodes.chunk_player import Chunk
-from prophrl_nodes.chunk_schedule import TRACKING_LAG_S, ChunkSchedule, Continuation, LatencyBudget
+from prophrl_nodes.chunk_schedule import TRACKING_LAG_S, Continuation
+from prophrl_nodes.loaded_policy import LoadedPolicy, load_policy, wanted_policies
 from prophrl_nodes.messages import header, to_nanoseconds, to_pose
-from prophrl_nodes.policy_inputs import PolicyInputs
 from prophrl_nodes.policy_turn import PolicyTurn
 from prophrl_nodes.ros import Health, Level, ParameterSpec, PeriodicThread, ProphNode, Refused, Value, run
-from prophrl_nodes.state_feed import StateFeed
-
-if TYPE_CHECKING:
-    from prophrl_nodes.policy_runner import PolicyRunner
 
 POLL_S = 0.01
 NICENESS = -5
@@ -46,6 +46,8 @@ NICENESS = -5
 
 PARAMETERS = (
     ParameterSpec("checkpoint", "", "folder of the policy checkpoint to run, or the ws:// address of a policy server"),
+    ParameterSpec("policies", "", "instead of checkpoint: NAME=CHECKPOINT for each policy of a trial plan"),
+    ParameterSpec("plan", "", "trial plan that these policies are compared in; its key lies beside it"),
     ParameterSpec("token_file", "", "file with the bearer token of that server, when it asks for one"),
     ParameterSpec("instruction", "", "what to do, in the words of the training set", changeable=True),
     ParameterSpec(
@@ -101,21 +103,14 @@ class PolicyNode(ProphNode):
         super().__init__("policy", PARAMETERS, **node_arguments)
 
     def setup(self) -> None:
-        """Load the checkpoint and connect the topics."""
-        self._runner = self._load()
-        self._inputs = PolicyInputs(self._runner.sync, self.value("instruction"))
-        spec = self._runner.spec
-        self._budget = LatencyBudget()
-        self._schedule: ChunkSchedule | None = None
-        if self.value("chunking") == "real_time":
-            self._schedule = ChunkSchedule(
-                spec.chunk, spec.control_rate_hz, self._execute_length(), self.value("tracking_lag_s"), self._budget
-            )
-        self._turn = PolicyTurn(self.value("settle_s"), schedule=self._schedule)
-        try:
-            self._feed = StateFeed(spec, real_time=self._schedule is not None)
-        except ValueError as error:
-            raise Refused(str(error)) from error
+        """Load the checkpoints and connect the topics."""
+        wanted = wanted_policies(self.value("checkpoint"), self.value("policies"), self.value("plan"))
+        self._loaded: dict[str, LoadedPolicy] = {}
+        for letter, where in wanted.items():
+            self._loaded[letter] = load_policy(where, letter, self.value)
+        self._chosen = len(self._loaded) == 1
+        self._turn = PolicyTurn(self.value("settle_s"))
+        self._use(next(iter(self._loaded.values())))
         self._lock = threading.Lock()
         self._running = False
         self._run = 0  # counts starts: an answer that was asked for in an earlier run is not for this one
@@ -125,9 +120,10 @@ class PolicyNode(ProphNode):
         self._inference_s = 0.0
         self._chunks = self.publisher(ActionChunk, "policy/chunk", qos.COMMAND)
         self._arm = ArmLink(self, "policy")
-        self.subscribe(Image, "camera/color/image_raw", self._inputs.on_image, qos.IMAGE_LATEST, raw=True)
-        self.subscribe(PoseStamped, "tcp_pose_broadcaster/pose", self._inputs.on_pose, qos.STREAM)
-        self.subscribe(GripperState, "gripper/state", self._inputs.on_gripper, qos.STREAM)
+        image, pose, state = "camera/color/image_raw", "tcp_pose_broadcaster/pose", "gripper/state"
+        self.subscribe(Image, image, lambda cdr: self._inputs.on_image(cdr), qos.IMAGE_LATEST, raw=True)
+        self.subscribe(PoseStamped, pose, lambda message: self._inputs.on_pose(message), qos.STREAM)
+        self.subscribe(GripperState, state, lambda message: self._inputs.on_gripper(message), qos.STREAM)
         self.subscribe(ExecutorStatus, "executor/status", self._on_executor, qos.STATE)
         self.service(OperatorVerb, "policy/command", self._on_command)
         self.verb("start", self._start_run)
@@ -146,14 +142,15 @@ class PolicyNode(ProphNode):
             self._thread.stop(timeout_s=10.0)
 
     def teardown(self) -> None:
-        """Let go of the policy, which may be a connection."""
-        self._runner.close()
+        """Let go of the policies, which may be connections."""
+        for loaded in self._loaded.values():
+            loaded.runner.close()
 
     def health(self) -> Health:
         """Running or not, what is waited for, and how old the inputs are."""
         snapshot = self._inputs.snapshot(time.time_ns())
         values: dict[str, Value] = {
-            "policy": self._runner.policy_id,
+            "policy": self._name,
             "device": self._runner.device,
             "instruction": self._inputs.instruction,
             "running": self._running,
@@ -178,28 +175,15 @@ class PolicyNode(ProphNode):
             return Health(Level.OK, f"running: {doing}", values)
         if snapshot.problems:
             return Health(Level.WARN, f"not ready: {'; '.join(snapshot.problems)}", values)
+        if not self._chosen:
+            return Health(Level.OK, f"waiting for policy/command choose, one of {', '.join(self._loaded)}", values)
         return Health(Level.OK, "ready; call policy/start", values)
 
-    def _load(self) -> PolicyRunner:
-        folder = self.value("checkpoint")
-        if not folder:
-            raise Refused("no policy: set the parameter 'checkpoint' to a folder written by prophrl train")
-        from prophrl_nodes.policy_runner import CheckpointError, ServingError, SetupError, TokenError, open_runner
-
-        try:
-            return open_runner(
-                folder,
-                device=self.value("device"),
-                seed=self.value("seed"),
-                threads=self.value("torch_threads"),
-                precision=self.value("precision"),
-                compile=self.value("compile"),
-                extra_latency_s=self.value("extra_latency_s"),
-                token_file=self.value("token_file"),
-                real_time=self.value("chunking") == "real_time",
-            )
-        except (CheckpointError, ServingError, SetupError, TokenError) as error:
-            raise Refused(str(error)) from error
+    def _use(self, loaded: LoadedPolicy) -> None:
+        """From now on this policy looks and thinks."""
+        self._name, self._runner, self._inputs, self._feed = loaded.name, loaded.runner, loaded.inputs, loaded.feed
+        self._budget, self._schedule = loaded.budget, loaded.schedule
+        self._turn.schedule = loaded.schedule
 
     def _execute_length(self) -> int:
         return int(self.value("execute_length") or self._runner.spec.chunk)
@@ -218,9 +202,25 @@ class PolicyNode(ProphNode):
             return await self._start_run(request.argument)
         if request.verb == "stop":
             return await self._stop_run()
-        raise Refused(f"unknown verb {request.verb!r}, this node knows start <instruction> and stop")
+        if request.verb == "choose":
+            return self._choose(request.argument)
+        raise Refused(f"unknown verb {request.verb!r}, this node knows choose, start <instruction> and stop")
+
+    def _choose(self, letter: str) -> str:
+        if "" in self._loaded:
+            raise Refused(f"this node runs {self._name} and no other; start it with policies and plan to choose")
+        if letter not in self._loaded:
+            raise Refused(f"no policy {letter!r} here, there are {', '.join(self._loaded)}")
+        with self._lock:
+            if self._running:
+                raise Refused(f"policy {self._name} is running; stop it before another one is chosen")
+            self._use(self._loaded[letter])
+            self._chosen = True
+        return f"policy {letter}"
 
     async def _start_run(self, instruction: str = "") -> str:
+        if not self._chosen:
+            raise Refused(f"no policy is chosen; say choose with one of {', '.join(self._loaded)}")
         instruction = instruction or self.value("instruction")
         known = self._runner.spec.instructions
         if not instruction or (known and instruction not in known):
@@ -237,7 +237,7 @@ class PolicyNode(ProphNode):
                 self._schedule.execute_length = self._execute_length()
             self._trouble, self._running = "", True
             self._run += 1
-        return f"running {self._runner.policy_id}: {instruction}"
+        return f"running {self._name}: {instruction}"
 
     async def _stop_run(self) -> str:
         with self._lock:
@@ -324,7 +324,7 @@ class PolicyNode(ProphNode):
         message = ActionChunk(
             header=header(snapshot.now_ns, "base"),
             sequence=chunk.sequence,
-            policy_id=self._runner.policy_id,
+            policy_id=self._name,
             convention=int(chunk.convention),
             rate_hz=chunk.rate_hz,
             chunk_length=rows,

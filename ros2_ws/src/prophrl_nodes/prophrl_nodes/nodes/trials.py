@@ -1,7 +1,8 @@
 """The trial node: runs one trial on request (action ``run_trial``), or a whole frozen plan, and writes it down.
 
 With ``plan`` set it runs the plan's trials in order, appends each to ``<output>/trials.jsonl`` and ends; a plan that
-was interrupted goes on after its last valid trial. On hardware a person places and judges through the verbs
+was interrupted goes on after its last valid trial. Of a plan that compares policies it knows their letters only, and
+tells the policy node which one is next. On hardware a person places and judges through the verbs
 ``~/placed``, ``~/success`` and ``~/failure``.
 """
 
@@ -120,6 +121,8 @@ class TrialsNode(ProphNode):
     def _run_plan(self, plan: TrialPlan) -> None:
         try:
             self._calls.wait_until_ready()
+            for letter in _letters(plan):  # a policy that is missing is said before the first trial
+                self._calls.choose_policy(letter)
             self._run_trials(ResultLog(Path(self.value("output")) / "trials.jsonl", plan))
         except (CallError, ResultError, PlanError, LineError) as error:
             self.request_stop(str(error), exit_code=1)
@@ -127,11 +130,11 @@ class TrialsNode(ProphNode):
             self.fail(error)
 
     def _run_trials(self, log: ResultLog) -> None:
-        void_in_a_row = 0
+        void_in_a_row, several = 0, bool(_letters(log.plan))
         while (trial := log.next_trial()) is not None:
             request = TrialRequest(
                 trial.trial_id, Placement.from_json(log.plan.placement(trial)), log.plan.instruction, trial.label,
-                log.plan.max_duration_s,
+                log.plan.max_duration_s, trial.label if several else "",
             )  # fmt: skip
             started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
             outcome = self._run_one(request, self._stopping.is_set)
@@ -161,18 +164,15 @@ class TrialsNode(ProphNode):
 
 
 def _load_plan(path: str) -> TrialPlan:
-    """A plan this node can run.
-
-    Raises:
-        Refused: not a plan, or a plan for several policies (this graph runs one policy node).
-    """
     try:
-        plan = TrialPlan.load(path)
+        return TrialPlan.load(path)
     except PlanError as error:
         raise Refused(str(error)) from error
-    if len(plan.labels) != 1:
-        raise Refused(f"{path} compares policies {', '.join(plan.labels)}; this launch runs one policy, plan one each")
-    return plan
+
+
+def _letters(plan: TrialPlan) -> tuple[str, ...]:
+    """The policies to choose among; none where there is only one."""
+    return plan.labels if len(plan.labels) > 1 else ()
 
 
 def _result(trial_id: str, outcome: TrialOutcome, started_at: str, folder: Path) -> TrialResult:
