@@ -75,6 +75,15 @@ def test_a_run_has_the_same_chunks_here_and_there_and_again(local: PolicyRunner,
     assert np.array_equal(runs[0], runs[2])
 
 
+def test_another_run_has_other_noise_and_the_same_run_the_same(local: PolicyRunner, remote: PolicyRunner) -> None:
+    chunks = []
+    for runner, run in ((local, 0), (local, 1), (remote, 1), (local, 2), (local, 0)):
+        runner.restart(run)
+        chunks.append(runner.infer(observation(1)).actions_CHD)
+    assert np.array_equal(chunks[1], chunks[2]) and np.array_equal(chunks[0], chunks[4])
+    assert not any(np.array_equal(chunks[a], chunks[b]) for a, b in ((0, 1), (1, 3), (0, 3)))
+
+
 def test_chunks_are_those_of_the_policy_and_noise_is_new_each_time(local: PolicyRunner, checkpoint: Path) -> None:
     local.restart()
     same = [local.infer(observation(1)).actions_CHD for _ in range(3)]

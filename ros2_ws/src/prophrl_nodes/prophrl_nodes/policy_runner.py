@@ -88,8 +88,8 @@ class PolicyRunner(Protocol):
         """How observations were formed in training, so that they are formed alike here."""
         ...
 
-    def restart(self) -> None:
-        """Begin a run: the same observations then give the same chunks again."""
+    def restart(self, run: int = 0) -> None:
+        """Begin a run: the same observations then give the same chunks as in any other run of this number."""
         ...
 
     def infer(self, observation: Observation, *, committed: Committed | None = None) -> Answer:
@@ -115,11 +115,11 @@ class _Timed:
         self.extra_latency_s = extra_latency_s
         self.close_below = CLOSE_BELOW
         self.latency = LatencyMeter(budget_s)
-        self._run_seed, self._index = seed, 0
+        self._seed, self._run, self._index = seed, 0, 0
 
-    def restart(self) -> None:
+    def restart(self, run: int = 0) -> None:
         """See ``PolicyRunner``."""
-        self._index = 0
+        self._run, self._index = run, 0
 
     def _timed(self, request: PolicyRequest, ask: Callable[[PolicyRequest], PolicyAnswer]) -> Answer:
         started_s = time.perf_counter()
@@ -134,7 +134,7 @@ class _Timed:
         return Answer(actions_CHD, took_s, {**answer.timing, "injected_ms": 1e3 * extra_s})
 
     def _request(self, observation: Observation, committed: Committed | None) -> PolicyRequest:
-        return PolicyRequest(observation, chunk_seed(self._run_seed, self._index), committed)
+        return PolicyRequest(observation, chunk_seed(self._seed + self._run, self._index), committed)
 
 
 class InProcessRunner(_Timed):

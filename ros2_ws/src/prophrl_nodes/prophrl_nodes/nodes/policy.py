@@ -67,7 +67,7 @@ PARAMETERS = (
         choices=("auto", "float32", "bfloat16"),
     ),
     ParameterSpec("compile", False, "torch.compile the policy in this process: minutes at the start, then faster"),
-    ParameterSpec("seed", 0, "seed of the sampling noise, the same at each start", 0, 2**31 - 1),
+    ParameterSpec("seed", 0, "of the sampling noise; start number n, from 0, has that of seed + n", 0, 2**31 - 1),
     ParameterSpec("torch_threads", 1, "CPU threads for the policy, 0: torch decides", 0, 64),
     ParameterSpec(
         "chunking",
@@ -230,7 +230,7 @@ class PolicyNode(ProphNode):
             raise Refused(f"execute_length {length} exceeds the policy's chunk of {self._runner.spec.chunk} actions")
         with self._lock:
             self._inputs.instruction = instruction
-            self._runner.restart()
+            self._runner.restart(self._run)
             self._turn.begin()
             self._feed.begin()
             if self._schedule is not None:
