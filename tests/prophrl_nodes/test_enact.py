@@ -53,11 +53,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Alternating:
-    """Says success, failure, nothing, success, ..."""
+    """Says success, failure, nothing, success, ... and remembers single videos, which are the twin's."""
 
     name = "alternating"
 
+    def __init__(self) -> None:
+        self.single: list[Video] = []
+
     def judge(self, videos: Sequence[Video], tasks: Sequence[str]) -> list[Verdict]:
+        if len(videos) == 1:
+            self.single.append(videos[0])
         said = [(True, False, None)[i % 3] for i in range(len(videos))]
         return [Verdict(answer, float(answer or 0), (answer,)) for answer in said]
 
@@ -82,9 +87,11 @@ def standing(calls: int = 2, keep: int = 4) -> np.ndarray:
 def test_success_is_what_the_twin_says_in_the_end(tmp_path: Path) -> None:
     cell = study._Cell()
     try:
-        assert cell.run(job_of(tmp_path, DONE, standing())) == (True, "")
+        done = cell.run(job_of(tmp_path, DONE, standing()))
+        assert (done.true, done.stop) == (True, "") and done.pictures_THW3.shape == (1 + 2 * 4, 24, 32, 3)
         apart = Placement(TASK, {"cube": (-0.65, -0.2, 0.0), "bowl": (-0.65, 0.1, 0.0)})
-        assert cell.run(job_of(tmp_path, apart, standing())) == (False, "")
+        done = cell.run(job_of(tmp_path, apart, standing()))
+        assert (done.true, done.stop) == (False, "")
     finally:
         cell.close()
 
@@ -94,10 +101,10 @@ def test_an_arm_that_presses_into_something_stops_and_has_failed(tmp_path: Path)
     down[..., 2] = -0.02
     cell = study._Cell()
     try:
-        true, stop = cell.run(job_of(tmp_path, UNDER_THE_HAND, down))
+        done = cell.run(job_of(tmp_path, UNDER_THE_HAND, down))
     finally:
         cell.close()
-    assert not true and stop
+    assert not done.true and done.stop
 
 
 def test_the_video_shows_imagination_and_the_twin_step_by_step(tmp_path: Path) -> None:
@@ -124,8 +131,9 @@ def test_every_rollout_is_carried_out_from_its_own_start(world: Path, tmp_path: 
     def make_worker(prompts: Sequence[Prompt]) -> RolloutWorker:
         asked.append(prompts)
         options = RolloutOptions(calls=CALLS, keep=KEEP, noise_level=0.7)
-        return RolloutWorker(policy, load_world(world, steps=1), Alternating(), prompts, options)
+        return RolloutWorker(policy, load_world(world, steps=1), judge, prompts, options)
 
+    judge = Alternating()
     told: list[tuple[int, int]] = []
     settings = EnactSettings(TASK, starts=3, group_size=2, starts_at_once=2)
     results = enact(
@@ -138,6 +146,10 @@ def test_every_rollout_is_carried_out_from_its_own_start(world: Path, tmp_path: 
     assert not any(result.true for result in results) and told[0] == (0, 6) and told[-1] == (6, 6)
     videos = [read_video(tmp_path / result.video) for result in results]
     assert {len(video) for video in videos} == {1 + CALLS * KEEP} and len({result.video for result in results}) == 6
+    assert [result.seen for result in results] == [True] * 6 and len(judge.single) == 6
+    for video, shown in zip(videos, judge.single, strict=True):  # compressed on the left, exact on the right
+        right = video[:, :, video.shape[2] // 2 :].astype(int)
+        assert shown.shape == right.shape and abs(shown.astype(int) - right).mean() < 6
     for video, result in zip(videos, results, strict=True):
         height, width = video.shape[1], video.shape[2] // 2
         start = prompts[result.group].image_HW3.astype(int)
@@ -151,15 +163,16 @@ def test_every_rollout_is_carried_out_from_its_own_start(world: Path, tmp_path: 
 
 def test_the_summary_leaves_out_what_was_not_judged() -> None:
     results = [
-        Enacted(0, True, 0.9, True, "", "a"),
-        Enacted(0, True, 0.8, False, "stopped", "b"),
-        Enacted(0, False, 0.1, True, "", "c"),
-        Enacted(1, False, 0.2, False, "", "d"),
-        Enacted(1, None, 0.0, True, "", "e"),
+        Enacted(0, True, 0.9, True, "", "a", True),
+        Enacted(0, True, 0.8, False, "stopped", "b", True),
+        Enacted(0, False, 0.1, True, "", "c", True),
+        Enacted(1, False, 0.2, False, "", "d", None),
+        Enacted(1, None, 0.0, True, "", "e", False),
     ]
     summary = EnactSummary.of(results)
     assert (summary.rollouts, summary.unjudged, summary.imagined, summary.true) == (4, 1, 0.5, 0.5)
     assert summary.stopped == 0.25 and summary.confusion == Confusion(1, 1, 1, 1)
+    assert summary.confusion_seen == Confusion(2, 1, 0, 1, 1)
     assert (summary.separation.within.value, summary.separation.within.pairs) == (0.5, 2)
     assert summary.separation.overall.value == 0.5 and summary.separation.overall.pairs == 4
     assert "imagined success 0.50, on the twin 0.50" in summary.text() and "without a verdict: 1" in summary.text()

@@ -65,6 +65,7 @@ class Enacted:
     Attributes:
         group: which start.
         imagined, score: the judge's verdict, None where it gave none, and its score.
+        seen: its verdict on the twin's pictures of the same commands.
         true: whether the task was done on the twin at the end, without a protective stop.
         stop: why the arm stopped, if it did.
         video: imagined beside the twin's pictures, relative to the output folder.
@@ -76,6 +77,7 @@ class Enacted:
     true: bool
     stop: str
     video: str
+    seen: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class EnactSummary:
         imagined, true, stopped: shares of rollouts that imagination took for successes, that were, and that ended in a
             protective stop.
         confusion: verdicts against the twin.
+        confusion_seen: the same of the judge alone, who looks at the twin's pictures here.
         separation: does the score tell which rollouts succeeded?
     """
 
@@ -96,6 +99,7 @@ class EnactSummary:
     true: float
     stopped: float
     confusion: Confusion
+    confusion_seen: Confusion
     separation: Separation
 
     @classmethod
@@ -116,16 +120,19 @@ class EnactSummary:
             float(np.mean(truth)),
             float(np.mean([bool(result.stop) for result in judged])),
             Confusion.of([result.imagined for result in judged], truth),
+            Confusion.of([result.seen for result in results], [result.true for result in results]),
             separation([result.score for result in judged], truth, [result.group for result in judged]),
         )
 
     def text(self) -> str:
         """For a terminal."""
         c, within, overall = self.confusion, self.separation.within, self.separation.overall
+        s = self.confusion_seen
         said = [
             f"{self.rollouts} rollouts: imagined success {self.imagined:.2f}, on the twin {self.true:.2f}, protective "
             f"stops {self.stopped:.2f}",
             f"true among imagined successes: {_rate(c.precision)}; seen among true successes: {_rate(c.recall)}",
+            f"the judge on the twin's own pictures: {_rate(s.precision)} and {_rate(s.recall)}",
             f"a success has the higher score than a failure of the same start in {within.value:.2f} of {within.pairs} "
             f"pairs ({within.low:.2f} to {within.high:.2f}), of any start in {overall.value:.2f} ({overall.low:.2f} to "
             f"{overall.high:.2f}); 0.5 is guessing",
@@ -153,6 +160,15 @@ class _Job:
     region: ImageRegion
     imagined: bytes
     video: Path
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What came of a job; the twin's pictures in the size of the imagined ones."""
+
+    true: bool
+    stop: str
+    pictures_THW3: Image
 
 
 def enact(
@@ -191,9 +207,11 @@ def enact(
     (out / VIDEOS).mkdir(parents=True, exist_ok=True)
     results: list[Enacted] = []
     tell(0, len(jobs))
-    for (group, imagined, score), (job, (true, stop)) in zip(found, run_in_cells(_Cell, jobs, workers), strict=True):
+    for (group, imagined, score), (job, done) in zip(found, run_in_cells(_Cell, jobs, workers), strict=True):
         verdict = None if np.isnan(imagined) else bool(imagined)
-        results.append(Enacted(group, verdict, score, true, stop, str(job.video.relative_to(out))))
+        (looked,) = worker.judge.judge([done.pictures_THW3], [get_task(job.task).instruction])
+        video = str(job.video.relative_to(out))
+        results.append(Enacted(group, verdict, score, done.true, done.stop, video, looked.success))
         tell(len(results), len(jobs))
     return results
 
@@ -229,8 +247,8 @@ class _Cell:
     def __init__(self) -> None:
         self._lane: WatchedLane | None = None
 
-    def run(self, job: _Job) -> tuple[bool, str]:
-        """Success and the reason of a stop; writes the video."""
+    def run(self, job: _Job) -> _Done:
+        """Execute the commands; writes the video."""
         if self._lane is None:
             self._lane = WatchedLane(job.task, control_rate_hz=job.rate_hz)
         lane = self._lane
@@ -248,9 +266,9 @@ class _Cell:
                 : len(rows) - 1
             ]
             pictures += [*shown, *[_picture(lane, job)] * (len(rows) - len(shown))]
-        _write_beside(job, pictures)
+        seen_THW3 = _write_beside(job, pictures)
         stop = lane.protective_stop or ""
-        return not stop and lane.success().success, stop
+        return _Done(not stop and lane.success().success, stop, seen_THW3)
 
     def close(self) -> None:
         if self._lane is not None:
@@ -261,15 +279,14 @@ def _picture(lane: FastLane, job: _Job) -> Image:
     return policy_image(lane.observe().image_HW3, job.region)
 
 
-def _write_beside(job: _Job, pictures: Sequence[Image]) -> None:
-    """Imagined left, the twin right, at the imagined size."""
+def _write_beside(job: _Job, pictures: Sequence[Image]) -> Image:
+    """Imagined left, the twin right, at the imagined size; returns the twin's."""
     raw = job.video.with_suffix(".imagined.mp4")
     raw.write_bytes(job.imagined)
     imagined_THW3 = read_video(raw)
     raw.unlink()
     height, width = imagined_THW3.shape[1:3]
-    beside = [
-        np.concatenate([left, cv2.resize(right, (width, height), interpolation=cv2.INTER_AREA)], axis=1)
-        for left, right in zip(imagined_THW3, pictures, strict=False)
-    ]
+    seen = [cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA) for picture in pictures]
+    beside = [np.concatenate(both, axis=1) for both in zip(imagined_THW3, seen, strict=False)]
     write_video(job.video, iter(beside), job.rate_hz, quality=18)
+    return np.stack(seen)
