@@ -9,6 +9,7 @@
   prophrl rl offline runs/collect/bags runs/sft/policy runs/offline --world runs/prophet     all stages in one command
   prophrl rl offline runs/trials/bags runs/round_2 --after runs/offline      the next round, with trials of its policy
   prophrl rl ablate runs/dataset runs/rl_ablation --policy runs/sft/policy ...      arms x seeds, measured and compared
+  prophrl rl gain runs/reference runs/gain                             does it pay on the twin? all tasks, one command
 
 Each DATASET gives start states: the first picture and state of its episodes. When a policy is reinforced again, what
 was held out stays so, and what it was trained on is never held out. Ctrl-C stops a run; the same command goes on where
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from prophrl_models.reward.argument import FORMS, parse_judge
-from prophrl_nodes.cli import rl_ablate, rl_enact, rl_offline, rl_replay
+from prophrl_nodes.cli import rl_ablate, rl_enact, rl_gain, rl_offline, rl_replay
 from prophrl_nodes.cli.rl_shared import UsageError, add_settings, read_settings
 
 PASSED, FAILED, NOT_ENOUGH = 0, 3, 4
@@ -36,7 +37,8 @@ PASSED, FAILED, NOT_ENOUGH = 0, 3, 4
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    what = parser.add_subparsers(dest="what", required=True, metavar="{replay,check,enact,run,report,offline,ablate}")
+    verbs = "{replay,check,enact,run,report,offline,ablate,gain}"
+    what = parser.add_subparsers(dest="what", required=True, metavar=verbs)
     replay = what.add_parser(
         "replay",
         help="imagine logged episodes again: labelled videos for a judge",
@@ -86,6 +88,13 @@ def register(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     rl_ablate.register(ablate)
+    gain = what.add_parser(
+        "gain",
+        help="does it pay on the twin? every stage and the trials, for every task",
+        description=rl_gain.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    rl_gain.register(gain)
 
 
 def _sources(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
         "report": _report,
         "offline": rl_offline.run,
         "ablate": rl_ablate.run,
+        "gain": rl_gain.run,
     }
     return verbs[options.what](options)
 

@@ -210,8 +210,8 @@ def enact(
     for (group, imagined, score), (job, done) in zip(found, run_in_cells(_Cell, jobs, workers), strict=True):
         verdict = None if np.isnan(imagined) else bool(imagined)
         (looked,) = worker.judge.judge([done.pictures_THW3], [get_task(job.task).instruction])
-        video = str(job.video.relative_to(out))
-        results.append(Enacted(group, verdict, score, done.true, done.stop, video, looked.success))
+        name = str(job.video.relative_to(out))
+        results.append(Enacted(group, verdict, score, done.true, done.stop, name, looked.success))
         tell(len(results), len(jobs))
     return results
 

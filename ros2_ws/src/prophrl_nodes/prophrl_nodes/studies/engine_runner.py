@@ -29,7 +29,7 @@ class EngineRunner:
     def __init__(self, engine: PolicyEngine) -> None:
         self.engine = engine
         self.latency = LatencyMeter(chunk_duration_s(engine.spec))
-        self._seed = self._index = 0
+        self._seed = self._run = self._index = 0
 
     @classmethod
     def of_checkpoint(cls, folder: str | Path, device: str = "cpu", threads: int = 1) -> EngineRunner:
@@ -76,11 +76,11 @@ class EngineRunner:
         """The next trial's noise is that of ``seed``."""
         self._seed = seed
 
-    def restart(self) -> None:
-        self._index = 0
+    def restart(self, run: int = 0) -> None:
+        self._run, self._index = run, 0
 
     def infer(self, observation: Observation, *, committed: Committed | None = None) -> Answer:
-        request = PolicyRequest(observation, chunk_seed(self._seed, self._index), committed)
+        request = PolicyRequest(observation, chunk_seed(self._seed + self._run, self._index), committed)
         self._index += 1
         with torch.no_grad():
             answer = self.engine.answer([request])[0]

@@ -1,0 +1,281 @@
+"""Does reinforcement in imagination pay on the twin? From a reference folder to paired trials, as resumable jobs.
+
+The reference folder (``reference_world``) has demonstrations recorded through ROS, policies that learned from a few of
+them, their logged attempts, and a world model. For each task, in OUT/TASK/:
+
+demonstrations/            the task's own
+world/                     the world model, adapted to demonstrations and attempts (unless told not to)
+imagined/, judge/          the attempts imagined again, and a judge that learned from both
+before/, after/            imagined rollouts of the first and of a reinforced policy, carried out on the twin
+rl_0/, rl_1/               reinforcement, a seed each
+fast.json                  all policies on the same placements in simulated time
+trials/                    first policy and rl_0 through ROS and RTDE, interleaved and blinded, with their own report
+
+The twin's truth is never used to train, choose or stop: it only measures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prophrl_models.prophet.checkpoint import PROVENANCE, is_prophet
+from prophrl_models.rl.gain_report import write_gain_report
+from prophrl_models.rl.gain_result import Gain, TaskGain
+from prophrl_models.serving.engine import id_of
+from prophrl_models.training.run_folder import CHECKPOINT_FOLDER
+from prophrl_models.trials.plan import TrialPlan
+from prophrl_nodes.offline.stages import last_step
+from prophrl_nodes.studies.ablation_jobs import Job, claim_study, prophrl
+from prophrl_nodes.studies.fast_summary import read_outcomes
+from prophrl_nodes.studies.gain_parts import ENACTED, arm_run, log_of, robot_result, verdicts
+from prophrl_nodes.studies.policy_ablation import is_trained
+from prophrl_nodes.studies.reference_world import PACKED, PLAY, complete
+from robot_bridge.twin.tasks import TASK_IDS
+
+FIRST, REINFORCED = "first", "reinforced"
+EXECUTE = 8
+
+
+@dataclass(frozen=True)
+class GainStudy:
+    """What is done.
+
+    Attributes:
+        reference: finished folder of ``prophrl prophet reference``.
+        out: folder of the study.
+        tasks: which tasks.
+        few: demonstrations that the first policy learned from; one of the reference's.
+        seeds: of reinforcement.
+        trials: placements in the fast lane.
+        robot_trials: placements through ROS, each with both policies; 0: none.
+        starts: placements of the rollouts that are carried out; 0: none.
+        world_steps: of the adaptation; 0: the reference's world as it is.
+        judge_steps: of the judge's training.
+        settings: of reinforcement, a file.
+        steps: of reinforcement; 0: as the settings say.
+        host: loopback address of the twin.
+    """
+
+    reference: Path
+    out: Path
+    settings: Path
+    tasks: tuple[str, ...] = TASK_IDS
+    few: int = 14
+    seeds: tuple[int, ...] = (0, 1)
+    trials: int = 100
+    robot_trials: int = 20
+    starts: int = 12
+    world_steps: int = 1000
+    judge_steps: int = 1000
+    steps: int = 0
+    host: str = "127.0.0.1"
+
+    def claim(self) -> None:
+        """Check what the study starts from and claim its folder.
+
+        Raises:
+            FileNotFoundError: the reference folder lacks a part.
+            StudyChanged: the folder holds a study with other numbers.
+        """
+        wanted = [self.reference / PACKED / PROVENANCE]
+        wanted += [self._first(task) / PROVENANCE for task in self.tasks]
+        wanted += [file / "dataset.json" for task in self.tasks for file in self._attempts(task)]
+        missing = [str(file) for file in wanted if not file.is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.reference} is no finished folder of prophrl prophet reference, or its policies learned from "
+                f"other numbers of demonstrations than {self.few}; missing: {', '.join(missing)}"
+            )
+        facts = {
+            name: value for name, value in vars(self).items() if name not in ("out", "host", "reference", "settings")
+        }
+        facts |= {"world": id_of(json.loads(wanted[0].read_text(encoding="utf-8")))}
+        facts |= {"settings": self.settings.read_text(encoding="utf-8")}
+        claim_study(self.out, facts, may_grow=("tasks", "seeds", "trials", "robot_trials", "starts"))
+
+    def jobs(self) -> list[Job]:
+        """All parts in order, task by task."""
+        return [job for task in self.tasks for job in (*self._preparation(task), *self._measured(task))]
+
+    # ---- where things are
+
+    def _first(self, task: str) -> Path:
+        return self.reference / f"policy_{self.few}_{task}" / CHECKPOINT_FOLDER
+
+    def _attempts(self, task: str) -> list[Path]:
+        return [self.reference / f"{kind}_{task}" for kind in PLAY]
+
+    def _datasets(self, task: str) -> list[Path]:
+        return [self.out / task / "demonstrations", *self._attempts(task)]
+
+    def _world(self, task: str) -> Path:
+        return self.out / task / "world" / "prophet" if self.world_steps else self.reference / PACKED
+
+    def _judge(self, task: str) -> Path:
+        return self.out / task / "judge" / "classifier"
+
+    def _run(self, task: str, seed: int) -> Path:
+        return self.out / task / f"rl_{seed}"
+
+    def _log(self, task: str, part: str) -> Path:
+        return self.out / "logs" / f"{task}_{part}.log"
+
+    # ---- what is done
+
+    def _preparation(self, task: str) -> list[Job]:
+        home, datasets, world = self.out / task, self._datasets(task), self._world(task)
+        demonstrations, imagined, judge = datasets[0], home / "imagined", home / "judge"
+        select = prophrl("dataset", "select", self.reference / "demonstrations", demonstrations, "--task", task)
+        adapt = prophrl(
+            "prophet", "train", *datasets, home / "world", "--preset", "small_adapt", "--init", self.reference / PACKED,
+            "--latents", self.out / "latents", "--steps", self.world_steps,
+        )  # fmt: skip
+        replay = prophrl("rl", "replay", *self._attempts(task), imagined, "--world", world, "--config", self.settings)
+        learn = prophrl("reward", "train", judge, *datasets, imagined, "--steps", self.judge_steps)
+        jobs = [
+            Job(f"{task}: demonstrations", select, self._log(task, "demonstrations"), lambda: complete(demonstrations)),
+            Job(
+                f"{task}: world model", adapt, self._log(task, "world"), lambda: is_prophet(world),
+                lambda: complete(demonstrations), lambda: last_step(home / "world"), self.world_steps,
+            ),
+            Job(
+                f"{task}: attempts imagined again", replay, self._log(task, "imagined"), imagined.is_dir,
+                lambda: is_prophet(world),
+            ),
+            Job(
+                f"{task}: judge", learn, self._log(task, "judge"), (self._judge(task) / PROVENANCE).is_file,
+                imagined.is_dir, lambda: last_step(judge), self.judge_steps,
+            ),
+        ]  # fmt: skip
+        return jobs if self.world_steps else [jobs[0], *jobs[2:]]
+
+    def _measured(self, task: str) -> list[Job]:
+        runs = [self._run(task, seed) for seed in self.seeds]
+        jobs = [self._reinforcement(task, seed) for seed in self.seeds]
+        if self.starts:
+            jobs.insert(0, self._enacted(task, "before", self._first(task)))
+            jobs.append(self._enacted(task, "after", runs[0] / CHECKPOINT_FOLDER))
+        return [*jobs, self._fast(task, runs), *(self._robot(task, runs[0]) if self.robot_trials else [])]
+
+    def _parts(self, task: str, policy: Path) -> list[object]:
+        judge = f"classifier:{self._judge(task)}"
+        return ["--policy", policy, "--world", self._world(task), "--judge", judge, "--config", self.settings]
+
+    def _reinforcement(self, task: str, seed: int) -> Job:
+        run = self._run(task, seed)
+        steps = ["--steps", self.steps] if self.steps else []
+        command = prophrl(
+            "rl", "run", *self._datasets(task), run, *self._parts(task, self._first(task)), "--seed", seed, *steps
+        )
+        return Job(
+            f"{task}: reinforcement, seed {seed}", command, self._log(task, f"rl_{seed}"), lambda: is_trained(run),
+            (self._judge(task) / PROVENANCE).is_file, lambda: last_step(run), self.steps,
+        )  # fmt: skip
+
+    def _enacted(self, task: str, name: str, policy: Path) -> Job:
+        out, judge = self.out / task / name, self._judge(task)
+        command = prophrl("rl", "enact", out, "--task", task, *self._parts(task, policy), "--starts", self.starts)
+        return Job(
+            f"{task}: imagined rollouts carried out, {name}", command, self._log(task, name), (out / ENACTED).is_file,
+            lambda: (judge / PROVENANCE).is_file() and (policy / PROVENANCE).is_file(),
+        )  # fmt: skip
+
+    def _fast(self, task: str, runs: Sequence[Path]) -> Job:
+        file = self.out / task / "fast.json"
+        policies = [f"{FIRST}={self._first(task)}", *(f"{REINFORCED}={run / CHECKPOINT_FOLDER}" for run in runs)]
+        command = prophrl(
+            "trials", "fast", *policies, "--task", task, "--trials", self.trials, "--execute", EXECUTE, "--videos", 3,
+            "--out", file,
+        )  # fmt: skip
+        log = file.with_suffix(".jsonl")
+        return Job(
+            f"{task}: trials in simulated time", command, self._log(task, "fast"),
+            lambda: self._outcomes(task) is not None, lambda: all(is_trained(run) for run in runs),
+            lambda: log.read_bytes().count(b"\n") if log.is_file() else 0, self.trials * len(policies), "trial",
+        )  # fmt: skip
+
+    def _robot(self, task: str, run: Path) -> list[Job]:
+        folder = self.out / task / "trials"
+        plan = folder / "plan.json"
+        named = f"{FIRST}='{self._first(task).resolve()}' {REINFORCED}='{(run / CHECKPOINT_FOLDER).resolve()}'"
+        fix = prophrl(
+            "trials", "plan", folder, "--task", task, "--trials", self.robot_trials, "--policy", FIRST, "--policy",
+            REINFORCED,
+        )  # fmt: skip
+        act = prophrl(
+            "launch", "evaluate", "cell:=twin", f"host:={self.host}", f"policies:={named}", f"plan:={plan}",
+            f"execute_length:={EXECUTE}", f"output:={folder}",
+        )  # fmt: skip
+
+        def done() -> int:
+            log = log_of(folder)
+            return len(log.valid) if log else 0
+
+        return [
+            Job(f"{task}: plan of the trials", fix, self._log(task, "plan"), plan.is_file, lambda: is_trained(run)),
+            Job(
+                f"{task}: trials through ROS", act, self._log(task, "robot"),
+                lambda: plan.is_file() and done() >= len(TrialPlan.load(plan).trials), plan.is_file,
+                done, 2 * self.robot_trials, "trial",
+            ),
+            Job(
+                f"{task}: report of the trials", prophrl("trials", "report", folder), self._log(task, "report"),
+                (folder / "report.html").is_file,
+                lambda: plan.is_file() and done() >= len(TrialPlan.load(plan).trials),
+            ),
+        ]  # fmt: skip
+
+    # ---- what came of it
+
+    def measured(self) -> bool:
+        """Whether a task's trials are done."""
+        return any(self._outcomes(task) is not None for task in self.tasks)
+
+    def result(self, failed: Mapping[str, str]) -> Gain:
+        """What is measured so far.
+
+        Raises:
+            ValueError: no task is.
+        """
+        found = {task: self._gain(task) for task in self.tasks}
+        missing = tuple(task for task, gain in found.items() if gain is None)
+        return Gain(tuple(gain for gain in found.values() if gain is not None), missing, dict(failed))
+
+    def write(self, failed: Mapping[str, str]) -> Path:
+        """Write the page of what is measured so far; errors as ``result``."""
+        provenance = {
+            "reference": f"{self.reference.name}, first policies from {self.few} demonstrations",
+            "world model": f"{PACKED}, adapted in {self.world_steps} steps" if self.world_steps else PACKED,
+            "reinforcement": f"{self.settings.name}, {self.steps or 'its own'} steps, "
+            f"seeds {', '.join(map(str, self.seeds))}",
+            "trials": f"{self.trials} placements in simulated time, {self.robot_trials} through ROS",
+        }
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return write_gain_report(self.result(failed), self.out, provenance=provenance, created_at=now)
+
+    def _outcomes(self, task: str) -> list[tuple[bool, ...]] | None:
+        """Of the first policy and of each seed's, of exactly these checkpoints; None where trials are missing."""
+        file = self.out / task / "fast.json"
+        policies = [self._first(task), *(self._run(task, seed) / CHECKPOINT_FOLDER for seed in self.seeds)]
+        if not file.is_file() or not all((policy / PROVENANCE).is_file() for policy in policies):
+            return None
+        known = read_outcomes(file, task)
+        found = [known.get(id_of(json.loads((p / PROVENANCE).read_text(encoding="utf-8")))) for p in policies]
+        whole = [tuple(outcomes) for outcomes in found if outcomes is not None and len(outcomes) == self.trials]
+        return whole if len(whole) == len(policies) else None
+
+    def _gain(self, task: str) -> TaskGain | None:
+        outcomes = self._outcomes(task)
+        if outcomes is None:
+            return None
+        runs = tuple(
+            arm_run(self._run(task, seed), seed, trials, self.out)
+            for seed, trials in zip(self.seeds, outcomes[1:], strict=True)
+        )
+        found = {name: read for name in ("before", "after") if (read := verdicts(self.out / task / name))}
+        robot, rates = robot_result(self.out / task / "trials", FIRST, REINFORCED)
+        return TaskGain(task, outcomes[0], runs, robot, rates, found)
