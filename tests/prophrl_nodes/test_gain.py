@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from prophrl_nodes.studies.gain import GainStudy
 from prophrl_models.trials.plan import make_plan
 from prophrl_models.trials.results import ResultLog, TrialResult
 from robot_bridge.twin.tasks import TASK_IDS, get_task, held_out_placements
+from tests.helpers.command_lines import parse_prophrl
 
 TASK = "pull_tissue"
 
@@ -56,12 +55,7 @@ def test_every_part_is_a_command_line_that_prophrl_understands(reference: Path, 
     jobs = GainStudy(reference, tmp_path / "out", settings).jobs()
     assert len({job.name for job in jobs}) == len({job.log for job in jobs}) == len(jobs) == 12 * len(TASK_IDS)
     for job in jobs:
-        assert list(job.command[1:3]) == ["-m", "prophrl_nodes.cli.main"]
-        name, *words = job.command[3:]
-        module = importlib.import_module(f"prophrl_nodes.cli.{name}")
-        parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
-        module.register(parser)
-        getattr(module, "parse", argparse.ArgumentParser.parse_args)(parser, words)
+        parse_prophrl(job.command)
         assert not job.is_done(), job.name
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from prophrl_nodes.studies.ablation_jobs import StudyChanged
 from prophrl_nodes.studies.reference_world import ReferenceWorld, complete
 
 from robot_bridge.twin.tasks import TASK_IDS
+from tests.helpers.command_lines import parse_prophrl
 
 
 def test_every_part_is_a_command_line_that_prophrl_understands(tmp_path: Path) -> None:
@@ -20,12 +20,7 @@ def test_every_part_is_a_command_line_that_prophrl_understands(tmp_path: Path) -
     assert len({job.name for job in jobs}) == len(jobs) == 7 * len(TASK_IDS) + 5
     assert len({job.log for job in jobs}) == len(jobs)
     for job in jobs:
-        assert list(job.command[1:3]) == ["-m", "prophrl_nodes.cli.main"]
-        name, *words = job.command[3:]
-        module = importlib.import_module(f"prophrl_nodes.cli.{name}")
-        parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
-        module.register(parser)
-        getattr(module, "parse", argparse.ArgumentParser.parse_args)(parser, words)
+        parse_prophrl(job.command)
         assert not job.is_done(), job.name
 
 
