@@ -81,7 +81,8 @@ def run_check(
     findings = [bench.sde_finding(sde, ode, options.noise_level)]
     if findings[0].measured < settings.sde_share:
         findings[0] = bench.with_better_noise(findings[0], ode, tell)
-    findings.append(signal_gate(sde.success_B, options.group_size, (options.keep_low, options.keep_high), settings))
+    kept = (options.keep_low, options.keep_high)
+    findings.append(signal_gate(sde.reward_B(options.reward), options.group_size, kept, settings))
     tell(f"judging {len(labelled)} labelled videos")
     judged = [_judged(judge, [v for v in labelled if v.seen == seen]) for seen in KNOWN]
     findings += judge_gates(judged[0], judged[1], settings)

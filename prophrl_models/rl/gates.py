@@ -197,13 +197,13 @@ def _joint(a: float, b: float, correlation: float) -> float:
 
 
 def signal_gate(
-    success_B: Tensor, group_size: int, keep_between: tuple[float, float], settings: CheckSettings
+    reward_B: Tensor, group_size: int, keep_between: tuple[float, float], settings: CheckSettings
 ) -> Finding:
     """Do enough groups have mixed outcomes?"""
-    _, keep_B = group_advantages(success_B, group_size=group_size, keep_between=keep_between)
+    _, keep_B = group_advantages(reward_B, group_size=group_size, keep_between=keep_between)
     groups = keep_B.reshape(-1, group_size).any(1)
     rate = SuccessRate(int(groups.sum()), len(groups), settings.confidence)
-    mean = float(success_B[~success_B.isnan()].mean()) if bool((~success_B.isnan()).any()) else math.nan
+    mean = float(reward_B[~reward_B.isnan()].mean()) if bool((~reward_B.isnan()).any()) else math.nan
     if mean > 0.5:
         advice = "most starts are solved already: choose harder starts, or stop here"
     else:

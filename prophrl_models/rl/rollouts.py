@@ -33,7 +33,7 @@ from prophrl_models.policies.interface import FlowPolicy, Inputs, ObservationBat
 from prophrl_models.prophet.rollout import ImaginedWorld, Prompt, imagine
 from prophrl_models.reward.judge import Judge, Verdict
 from prophrl_models.rl.sde import sde_step, shifted_grid
-from prophrl_models.rl.settings import RolloutOptions
+from prophrl_models.rl.settings import Reward, RolloutOptions
 from prophrl_models.training.settings import TrainingError
 from prophrl_models.trials.video import write_video
 
@@ -108,6 +108,10 @@ class Rollouts:
     @property
     def calls(self) -> int:
         return int(self.chain_BSKCD.shape[1])
+
+    def reward_B(self, kind: Reward) -> Tensor:
+        """What each earns, 0..1: the judge's verdict or its score; NaN without a judgement."""
+        return self.success_B if kind == "verdict" else self.score_B.where(~self.success_B.isnan(), torch.nan)
 
     def select(self, rows: Sequence[int]) -> Rollouts:
         """Some of the rollouts, in the order given; times stay those of all."""

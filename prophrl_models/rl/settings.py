@@ -14,6 +14,7 @@ from prophrl_models.training.settings import TrainingError, read_settings, setti
 Objective = Literal["fa_grpo", "flow_grpo"]
 FlowScaleForm = Literal["none", "straight_through", "tempered", "per_step", "per_step_matched", "literal"]
 What = Literal["all", "head", "lora"]
+Reward = Literal["verdict", "score"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class RolloutOptions:
         time_shift: 1: the uniform grid; above: more of the K steps near the noise (``sde.shifted_grid``).
         noise_level: a of the SDE. It belongs to K: ``prophrl rl check`` measures what it costs.
         groups_at_once: groups advanced together; one unit of work, whoever does it.
-        keep_low, keep_high: groups whose success rate is outside are dropped and others drawn for them.
+        reward: what advantages are made of: the judge's "verdict", 1 or 0, as in the paper; or its "score", which for a
+            classifier is a probability and tells more of the rollouts apart.
+        keep_low, keep_high: groups whose mean reward is outside are dropped and others drawn for them.
         max_rounds: rounds of drawing; then the update makes do with what there is.
         world_precision: of the world model's arithmetic; "auto": bf16 on graphics cards, fp32 elsewhere. CPUs with
             bfloat16 instructions take half the time with bf16.
@@ -47,6 +50,7 @@ class RolloutOptions:
     time_shift: float = 1.0
     noise_level: float = 0.5
     groups_at_once: int = 4
+    reward: Reward = "verdict"
     keep_low: float = 0.1
     keep_high: float = 0.9
     max_rounds: int = 4

@@ -230,7 +230,7 @@ class Trainer:
             found = self._run_units(step, f"round_{number}", self._round(step, number, wanted, video))
             seen.append(found)
             advantage_B, keep_B = group_advantages(
-                found.success_B, group_size=r.group_size, keep_between=(r.keep_low, r.keep_high)
+                found.reward_B(r.reward), group_size=r.group_size, keep_between=(r.keep_low, r.keep_high)
             )
             if bool(found.success_B.isnan().all()):
                 raise JudgeUnavailable(

@@ -109,6 +109,8 @@ def test_silence_of_the_judge_is_no_failure(taught: TinyPolicy) -> None:
     found = dot_worker(taught, judge=DotJudge(silent=(1,))).run(UNIT)
     assert found.success_B[1].isnan() and found.finish_B[1] == NEVER and found.unparsed_B[1] == 1
     assert not found.success_B[[0, 2, 3]].isnan().any()
+    assert found.reward_B("score").isnan().tolist() == [False, True, False, False]
+    assert torch.equal(found.reward_B("score")[2:], found.score_B[2:]) and found.reward_B("verdict") is found.success_B
 
 
 def test_pieces_are_joined_and_selected_in_order(taught: TinyPolicy) -> None:

@@ -26,7 +26,7 @@ from prophrl_models.rl.trainer import JudgeUnavailable, StepReport, notable
 from prophrl_models.training.settings import TrainingError
 from prophrl_models.trials.statistics import SuccessRate
 from tests.helpers.dot_runs import HELD_OUT, SETTINGS, TRAINING, dot_trainer, dot_worker, reopened
-from tests.helpers.dot_world import DotJudge
+from tests.helpers.dot_world import DotJudge, new_policy
 
 BRIEF = replace(SETTINGS, rollout=replace(SETTINGS.rollout, prompts=2, max_rounds=1, video_every=0))
 LEARNING = replace(
@@ -102,6 +102,31 @@ class Recording(InProcessExecutor):
     def run(self, units: Sequence[Unit]) -> Iterator[tuple[int, Rollouts]]:
         self.units += units
         return super().run(units)
+
+
+class Unsure(DotJudge):
+    """Calls nothing a success, and is surer of it the farther the dot is."""
+
+    def judge(self, videos: Sequence[NDArray[np.uint8]], tasks: Sequence[str]) -> list[Verdict]:
+        said = super().judge(videos, tasks)
+        return [Verdict(False, 0.9 * verdict.score, (False,), reason=verdict.reason) for verdict in said]
+
+
+def test_scores_tell_rollouts_apart_that_have_the_same_verdict(taught: TinyPolicy, tmp_path: Path) -> None:
+    found = {}
+    for reward in ("verdict", "score"):
+        rollout = replace(LEARNING.rollout, reward=reward, keep_low=0.0, keep_high=1.0)
+        policy = new_policy()
+        policy.load_state_dict(taught.state_dict())
+        trainer = dot_trainer(policy, tmp_path / reward, replace(LEARNING, rollout=rollout), judge=Unsure())
+        trainer.run()
+        lines = [json.loads(line) for line in (tmp_path / reward / "log.jsonl").read_text().splitlines()]
+        found[reward] = [line for line in lines if "kept_fraction" in line]
+    assert [line["kept_fraction"] for line in found["verdict"]] == [0.0] * SETTINGS.watch.patience_empty
+    scores = [line["judge/score"] for line in found["score"]]
+    assert len(scores) == LEARNING.steps and all(line["kept_fraction"] == 1.0 for line in found["score"])
+    assert all(line["imagined_success"] == 0.0 for line in found["score"])
+    assert np.mean(scores[-2:]) > np.mean(scores[:2]) + 0.05
 
 
 def test_held_out_starts_are_never_trained_on(taught: TinyPolicy, tmp_path: Path) -> None:
