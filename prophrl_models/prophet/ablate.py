@@ -41,14 +41,16 @@ class Arm:
 
 _NO_NUMBERS: Mapping[str, Any] = {"scalar_actions": False}
 _NO_FRAMES: Mapping[str, Any] = {"action_frames": "none"}
-_NO_HISTORY: Mapping[str, Any] = {"memory": None}
+_NO_MEMORY: Mapping[str, Any] = {"memory": None}
+_NO_HISTORY: Mapping[str, Any] = {**_NO_MEMORY, "known_alone": True}
 _NO_ANCHOR: Mapping[str, Any] = {"anchored": False}
 
 ARMS = {
     arm.name: arm
     for arm in (
         Arm(FULL, "history, action frames and action numbers", {}),
-        Arm("no_history", "actions as numbers and frames, no memory of past frames", _NO_HISTORY),
+        Arm("no_history", "actions as numbers and frames, and the known frame alone", _NO_HISTORY),
+        Arm("no_memory", "actions as numbers and frames, and what the known latent shows of the past", _NO_MEMORY),
         Arm("no_frames", "history and action numbers, no action frames", _NO_FRAMES),
         Arm("no_numbers", "history and action frames, no action numbers", _NO_NUMBERS),
         Arm(
@@ -59,7 +61,7 @@ ARMS = {
         Arm(
             "base",
             "the unmodified architecture: image to video, none of our modules",
-            {**_NO_NUMBERS, **_NO_FRAMES, **_NO_HISTORY, **_NO_ANCHOR},
+            {**_NO_NUMBERS, **_NO_FRAMES, **_NO_MEMORY, **_NO_ANCHOR},
         ),
         Arm("no_anchor", "everything, but the clip itself is learned and not the change", _NO_ANCHOR),
     )

@@ -90,6 +90,18 @@ class Codec(nn.Module, ABC):
         """
         raise NotImplementedError(f"latents of the {self.config.kind!r} codec depend on earlier frames; use encode()")
 
+    def alone(self, known_BC1HW: Tensor) -> Tensor:
+        """The known frame's latent without what was before it.
+
+        Where it is a group of four frames: the group in which the newest of them stands still, by way of its picture.
+        Other codecs' known latents are of one frame, and returned as they are.
+        """
+        if not self.groupwise:
+            return known_BC1HW
+        newest_B1HW3 = self.decode_generated(known_BC1HW.expand(-1, -1, 2, -1, -1))[:, -1:]
+        still = self.encode_groups(newest_B1HW3.expand(-1, self.temporal, -1, -1, -1))
+        return still[:, :, None].to(known_BC1HW)
+
     def check_frames(self, frames_BTHW3: Tensor) -> None:
         """Refuse what is not uint8 RGB [B, T, H, W, 3] with sides that are multiples of ``stride``."""
         shape = tuple(frames_BTHW3.shape)

@@ -71,6 +71,8 @@ class NetworkConfig:
         action_frames: "none"; "pooled", the paper's stream (spec 4.4), one vector for each latent frame; or "patch",
             pixel-aligned, added to the tokens.
         memory: how the history enters (spec 4.5), or None for no history.
+        known_alone: the known frame stands alone, also where the codec's latents are of four frames each; the group
+            that ends with it is then the newest of the history (``history.alone``). Other codecs know no other way.
         anchored: the network says how the known frame changes (``anchor``), not what the clip is; for networks that are
             trained from nothing.
     """
@@ -92,6 +94,7 @@ class NetworkConfig:
     scalar_actions: bool = True
     action_frames: str = "pooled"
     memory: MemoryConfig | None = field(default_factory=MemoryConfig)
+    known_alone: bool = False
     anchored: bool = False
 
     def __post_init__(self) -> None:
@@ -187,7 +190,7 @@ class ProphetConfig:
             ValueError: a field is missing, unknown or unusable.
         """
         values = _known(ProphetConfig, raw, image_region=WHOLE.to_json())
-        network = _known(NetworkConfig, values["network"], anchored=False)
+        network = _known(NetworkConfig, values["network"], known_alone=False, anchored=False)
         if network["memory"] is not None:
             memory = _known(MemoryConfig, network["memory"], positions=False)
             network["memory"] = MemoryConfig(**{**memory, "strides": tuple(map(tuple, memory["strides"]))})

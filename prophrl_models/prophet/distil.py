@@ -36,7 +36,8 @@ from torch import Tensor
 from prophrl_models.data.latents_build import Tell
 from prophrl_models.prophet.checkpoint import Sampling, load_prophet, read_sampling
 from prophrl_models.prophet.clips import ClipBatch, ClipSource, ReadAhead, vary
-from prophrl_models.prophet.imagined_past import with_imagined_past
+from prophrl_models.prophet.history import apart, look_of
+from prophrl_models.prophet.imagined_past import Look, with_imagined_past
 from prophrl_models.prophet.memory import Memory
 from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.noise import (
@@ -187,15 +188,20 @@ def segment_loss(
     config: ProphetTrainConfig,
     options: DistilOptions,
     processes: Processes = ALONE,
+    look: Look = apart,
 ) -> LossFunction:
-    """The loss of one batch: one segment, drawn for the batch; velocity error against the teacher's target."""
+    """The loss of one batch: one segment, drawn for the batch; velocity error against the teacher's target.
+
+    Args:
+        look: how both networks see known latents and histories.
+    """
     device = processes.device
     sigmas = options.sigmas()
 
     def loss(number: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = clips.batch(number).to(device)
         with autocast(config.precision, device):
-            batch = with_imagined_past(student, batch, generator)
+            batch = with_imagined_past(student, batch, generator, look)
         batch = vary(batch, config.clips, generator)
         clean = batch.latent_BCLHW
         # All processes of a step must make the same number of passes, or sharded weights would wait for ever.
@@ -265,7 +271,7 @@ def distil_prophet(
     run = Run(world, codec, datasets, provenance, options.sampling(config.clips.short_share > 0.0))
     clips = ReadAhead(source, config.read_ahead, processes.world)
     try:
-        loss = segment_loss(student, teacher, clips, config, options, processes)
+        loss = segment_loss(student, teacher, clips, config, options, processes, look_of(world.network, codec))
         return fit(student, loss, run, out_dir, config, progress=progress, say=say, processes=processes)
     finally:
         clips.close()

@@ -12,14 +12,35 @@ earliest frame repeated where there is nothing before it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from prophrl_models.prophet.codec import Codec
+from prophrl_models.prophet.config import NetworkConfig
 
 GROUP = 4
+
+
+def apart(row_BCNHW: Tensor) -> tuple[Tensor, Tensor]:
+    """(known latent, history) of a row of latents that ends with the known one."""
+    return row_BCNHW[:, :, -1:], row_BCNHW[:, :, :-1]
+
+
+def alone(codec: Codec) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """As ``apart``, but the known frame stands alone, and the group that ends with it is the newest of the history.
+
+    What is predicted is a change of the known latent, and a still picture of the newest frame is nearer to what comes
+    than the four frames that led to it.
+    """
+    return lambda row_BCNHW: (codec.alone(row_BCNHW[:, :, -1:]), row_BCNHW[:, :, 1:])
+
+
+def look_of(network: NetworkConfig, codec: Codec) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """How this network sees a row of latents: ``apart`` or ``alone``."""
+    return alone(codec) if network.known_alone and codec.groupwise else apart
 
 
 def frames_behind(length: int, codec: Codec) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from prophrl_models.prophet.clips import ClipBatch
+from prophrl_models.prophet.history import apart
 from prophrl_models.prophet.sampler import denoise
 
 SIGMA = 80.0
@@ -23,20 +24,27 @@ SIGMA = 80.0
 
 Velocity = Callable[..., Tensor]
 """``network.Prophet``, or what arithmetic is put around it."""
+Look = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""How a network sees a row of latents, history and known latent side by side: (known, history). ``history.look_of``."""
 
 
 @torch.no_grad()
-def with_imagined_past(network: Velocity, batch: ClipBatch, generator: torch.Generator) -> ClipBatch:
+def with_imagined_past(
+    network: Velocity, batch: ClipBatch, generator: torch.Generator, look: Look = apart
+) -> ClipBatch:
     """The batch with known frames and histories that end in what the network imagines of ``batch.lead``.
 
     A row whose episode is too young for a link of the lead has its recorded past up to there; the target of every row
-    stays as it was recorded. A batch without a lead is returned as it is.
+    stays as it was recorded. A batch without a lead keeps its recorded past.
+
+    Args:
+        look: how the network sees a row.
     """
     row_BCNHW: Tensor | None = None  # history and known frame, side by side
     led_B = torch.zeros(len(batch), dtype=torch.bool, device=batch.latent_BCLHW.device)
     for link in batch.lead:
         row_BCNHW = _row(link, row_BCNHW, led_B)
-        known_BC1HW, history_BCMHW = row_BCNHW[:, :, -1:], row_BCNHW[:, :, :-1]
+        known_BC1HW, history_BCMHW = look(row_BCNHW)
 
         def velocity(latent_BCLHW: Tensor, t_BL: Tensor) -> Tensor:
             return network(
@@ -51,13 +59,11 @@ def with_imagined_past(network: Velocity, batch: ClipBatch, generator: torch.Gen
         clip_BCLHW = denoise(velocity, known_BC1HW, noise, [SIGMA])
         row_BCNHW = torch.cat([row_BCNHW, clip_BCLHW[:, :, 1:]], dim=2)[:, :, -row_BCNHW.shape[2] :]
         led_B = link.valid_BL[:, 0]
-    if row_BCNHW is None:
-        return batch
-    row_BCNHW = _row(batch, row_BCNHW, led_B)
+    known_BC1HW, history_BCMHW = look(_row(batch, row_BCNHW, led_B))
     return replace(
         batch,
-        latent_BCLHW=torch.cat([row_BCNHW[:, :, -1:], batch.latent_BCLHW[:, :, 1:]], dim=2),
-        history_BCMHW=None if batch.history_BCMHW is None else row_BCNHW[:, :, :-1].contiguous(),
+        latent_BCLHW=torch.cat([known_BC1HW, batch.latent_BCLHW[:, :, 1:]], dim=2),
+        history_BCMHW=None if batch.history_BCMHW is None else history_BCMHW.contiguous(),
         lead=(),
     )
 

@@ -34,7 +34,8 @@ from prophrl_models.prophet.checkpoint import Sampling, save_prophet
 from prophrl_models.prophet.clips import ClipSource, ReadAhead, vary
 from prophrl_models.prophet.codec import Codec
 from prophrl_models.prophet.config import ProphetConfig
-from prophrl_models.prophet.imagined_past import with_imagined_past
+from prophrl_models.prophet.history import apart, look_of
+from prophrl_models.prophet.imagined_past import Look, with_imagined_past
 from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.noise import draw_sigma, noised, t_of_sigma, velocity_loss
 from prophrl_models.prophet.train_data import open_datasets
@@ -125,7 +126,7 @@ def train_prophet(
     run = Run(world, codec, datasets, {**record, "parent": identity(origin.init)}, sampling)
     clips = ReadAhead(source, config.read_ahead, processes.world)
     try:
-        loss = step_loss(network, clips, config, processes.device, weight_C)
+        loss = step_loss(network, clips, config, processes.device, weight_C, look_of(world.network, codec))
         return fit(network, loss, run, out_dir, config, progress=progress, say=say, processes=processes)
     finally:
         clips.close()
@@ -235,11 +236,13 @@ def step_loss(
     config: ProphetTrainConfig,
     device: torch.device,
     weight_C: Tensor | None = None,
+    look: Look = apart,
 ) -> LossFunction:
     """The loss of one batch: velocity error of noised clips; all randomness comes from number and generator.
 
     Args:
         weight_C: of each latent channel's error; None: all alike.
+        look: how the network sees known latents and histories.
     """
     finished_s = time.perf_counter()
 
@@ -251,7 +254,7 @@ def step_loss(
         batch = clips.batch(number).to(device)
         got_s = time.perf_counter()
         with autocast(config.precision, device):
-            batch = with_imagined_past(network, batch, generator)
+            batch = with_imagined_past(network, batch, generator, look)
         batch = vary(batch, config.clips, generator)
         clean = batch.latent_BCLHW
         sigma = draw_sigma(len(batch), clean.shape[2], config.noise, generator, device)

@@ -21,7 +21,7 @@ from calibration.poses import ActionConvention
 from prophrl_models.prophet.codec import Codec
 from prophrl_models.prophet.composite import composite
 from prophrl_models.prophet.config import ProphetConfig
-from prophrl_models.prophet.history import History
+from prophrl_models.prophet.history import History, look_of
 from prophrl_models.prophet.motion import drawn_action_frames, integrated
 from prophrl_models.prophet.rollout import WorldState
 from prophrl_models.prophet.sampler import Sampler, mixed_seed
@@ -214,11 +214,13 @@ class ProphetWorld:
         """The first ``most`` frames after the known one, uint8 [rows, most, H, W, 3], and the latents behind them."""
         network, codec = self.config.network, self.codec
         part = state.select(rows)
-        known = None if part.history is None else part.history.known_BC1HW
-        condition = (codec.encode(part.frame_BHW3[:, None]) if known is None else known).float()
-        history = None
-        if part.history is not None and network.memory is not None:
-            history = part.history.latents(codec).float()
+        row = None if part.history is None else part.history.groups_BCNHW
+        if row is not None:
+            condition, past = look_of(network, codec)(row.float())
+        else:
+            condition = codec.encode(part.frame_BHW3[:, None]).float()
+            past = condition if part.history is None else part.history.latents(codec).float()
+        history = None if network.memory is None else past.contiguous()
         scalars = None
         if network.scalar_actions:
             scaled = self.config.action_scaling.normalise(torch.from_numpy(actions_BA7[rows].astype(np.float32)))

@@ -74,28 +74,30 @@ def test_every_arm_is_another_network_and_leaves_out_what_its_name_says() -> Non
     anchored = replace(TINY, network={**TINY.network, "anchored": True})
     networks = {name: network_of(c) for name, c in arm_settings(anchored, list(ARMS.values())).items()}
     assert not networks["base"].anchored and not networks["no_anchor"].anchored and networks["no_history"].anchored
-    assert len(set(networks.values())) == len(ARMS) == 7 and set(DEFAULT_ARMS) < set(ARMS)
+    assert len(set(networks.values())) == len(ARMS) == 8 and set(DEFAULT_ARMS) < set(ARMS)
     for name, (history, frames, numbers) in {
-        "full": (True, True, True), "no_history": (False, True, True), "no_frames": (True, False, True),
+        "full": (True, True, True), "no_history": (False, True, True), "no_memory": (False, True, True),
+        "no_frames": (True, False, True),
         "no_numbers": (True, True, False), "no_actions_at_all": (True, False, False), "base": (False, False, False),
     }.items():  # fmt: skip
         network = Prophet(networks[name])
         found = [getattr(network, part) is not None for part in ("memory", "action_frames", "scalar_actions")]
         assert found == [history, frames, numbers], name
     assert not Prophet(networks["base"]).new_parameters()
+    assert [name for name, network in networks.items() if network.known_alone] == ["no_history"]
 
 
 def test_arms_that_would_be_the_same_and_studies_that_cannot_be_measured_are_refused() -> None:
-    both = chosen_arms(["full", "no_history"])
-    with pytest.raises(AblationError, match="full and no_history are the same network"):
+    both = chosen_arms(["full", "no_memory"])
+    with pytest.raises(AblationError, match="full and no_memory are the same network"):
         arm_settings(replace(TINY, network={"memory": None}), both)
     with pytest.raises(AblationError, match="nothing is held out"):
         arm_settings(replace(TINY, held_out=0.0), both)
     for names in (["full"], ["full", "full"]):
         with pytest.raises(AblationError, match="at least two different arms"):
             chosen_arms(names)
-    with pytest.raises(AblationError, match="no arm 'no_memory'; choose from full"):
-        chosen_arms(["full", "no_memory"])
+    with pytest.raises(AblationError, match="no arm 'no_remembrance'; choose from full"):
+        chosen_arms(["full", "no_remembrance"])
     with pytest.raises(AblationError, match="different numbers"):
         check_seeds([1, 1])
 

@@ -57,6 +57,15 @@ def test_a_clip_has_a_latent_for_its_first_frame_and_one_for_every_four_more() -
     torch.testing.assert_close(codec.encode_groups(still), latent[:, :, 0])
 
 
+def test_a_known_frame_alone_stands_still_whatever_was_before_it() -> None:
+    codec, clip = tiny_codec(), moving_pictures(2, 9)
+    groups = codec.encode_groups(clip[:, 5:9])[:, :, None]
+    newest = codec.decode(groups.repeat(1, 1, 2, 1, 1))[:, -1:]
+    alone = codec.alone(groups)
+    assert alone.shape == groups.shape and not torch.allclose(alone, groups)
+    torch.testing.assert_close(alone, codec.encode(newest))
+
+
 def test_parts_of_a_clip_decode_as_in_the_whole() -> None:
     codec = tiny_codec()
     latent = torch.randn(2, 16, 6, 2, 3, generator=torch.Generator().manual_seed(1))

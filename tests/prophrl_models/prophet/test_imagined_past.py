@@ -123,7 +123,32 @@ def test_processes_that_share_a_network_pass_it_equally_often(cache: LatentCache
 
 def test_a_clip_without_a_lead_stays_as_it_is(cache: LatentCache) -> None:
     batch = clips(cache, ClipOptions()).batch(0)
-    assert with_imagined_past(Knows(batch), batch, torch.Generator()) is batch
+    given = with_imagined_past(Knows(batch), batch, torch.Generator())
+    assert given.history_BCMHW is not None and batch.history_BCMHW is not None
+    assert torch.equal(given.latent_BCLHW, batch.latent_BCLHW) and torch.equal(given.history_BCMHW, batch.history_BCMHW)
+
+
+def test_a_known_frame_that_stands_alone_does_so_on_the_way_too_and_its_group_is_the_newest_past(
+    cache: LatentCache,
+) -> None:
+    batch = longest(cache)
+    network, seen = Knows(batch), []
+
+    def halved(row_BCNHW: Tensor) -> tuple[Tensor, Tensor]:
+        return row_BCNHW[:, :, -1:] / 2, row_BCNHW[:, :, 1:]
+
+    def watched(latent_BCLHW: Tensor, t_BL: Tensor, **given: Tensor | None) -> Tensor:
+        seen.append((latent_BCLHW[:, :, :1], given["history_BCMHW"]))
+        return network(latent_BCLHW, t_BL, **given)
+
+    given = with_imagined_past(watched, batch, torch.Generator().manual_seed(0), halved)
+    seen.append((given.latent_BCLHW[:, :, :1], given.history_BCMHW))
+    for (known, history), clip in zip(seen, [*batch.lead, batch], strict=True):
+        assert history is not None and clip.history_BCMHW is not None
+        recorded = torch.cat([clip.history_BCMHW, clip.latent_BCLHW[:, :, :1]], dim=2)
+        torch.testing.assert_close(known, recorded[:, :, -1:] / 2, atol=1e-5, rtol=0)
+        torch.testing.assert_close(history, recorded[:, :, 1:], atol=1e-5, rtol=0)
+    assert torch.equal(given.latent_BCLHW[:, :, 1:], batch.latent_BCLHW[:, :, 1:])
 
 
 def test_leads_need_latents_that_were_encoded_group_by_group(cache: LatentCache) -> None:

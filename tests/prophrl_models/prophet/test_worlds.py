@@ -83,6 +83,7 @@ class PaintingNetwork(torch.nn.Module):
         memory: Tensor | None = None,
     ) -> Tensor:
         self.seen = {"actions": actions_BAX, "frames": frame_latent_BCLHW, "history": memory}
+        self.seen["known"] = latent_BCLHW[:, :, 0]
         assert actions_BAX is not None
         moved_BA = actions_BAX[..., 0].cumsum(1)
         level = latent_BCLHW[:, 3, 0, 0, 0][:, None] + moved_BA * 10.0 * GREY  # [B, 20]
@@ -200,6 +201,24 @@ def test_the_history_is_the_frames_before_the_known_one() -> None:
     assert found == expected
 
 
+def test_a_known_frame_that_stands_alone_shows_no_motion_and_its_group_is_the_newest_of_the_history() -> None:
+    def shown(latent_CN: Tensor) -> list[int]:
+        return [round(level) for level in (latent_CN.T.flatten() * 127.5 + 127.5).tolist()]
+
+    looks = {}
+    for alone in (False, True):
+        world = make_world(known_alone=alone)
+        state = begin(world, level=10)
+        for moves in ([1, 1, 1, 1], [0, 0, 0, 3]):
+            state, _ = world.advance(state, steps_of(moves), 4)
+        world.advance(state, steps_of([0]), 1)
+        given = seen(world)
+        assert given["history"].shape == (1, 4, 15, 4, 6)
+        looks[alone] = shown(given["known"][0, :, :1, 0]), shown(given["history"][0, :, -2:, 0, 0])
+    assert looks[False] == ([50, 50, 50, 80], [10, 10, 10, 10, 20, 30, 40, 50])
+    assert looks[True] == ([80] * 4, [20, 30, 40, 50, 50, 50, 50, 80])
+
+
 def test_whole_groups_that_were_imagined_are_never_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world(action_frames="none")
     state = begin(world, rows=2)
@@ -281,7 +300,7 @@ def test_a_world_without_action_frames_needs_no_camera() -> None:
     first = torch.zeros(1, 32, 48, 3, dtype=torch.uint8)
     state = world.begin(first, torch.zeros(1, 7), cameras=[None], seeds_B=[0])
     world.advance(state, steps_of([1]), 1)
-    assert set(seen(world)) == {"actions"}
+    assert set(seen(world)) == {"actions", "known"}
 
 
 def test_noise_depends_on_the_rows_seed_and_chunk_only() -> None:

@@ -73,7 +73,7 @@ def test_ablations_and_missing_cameras(home: Path, capsys: pytest.CaptureFixture
     assert records[0]["episodes_without_camera"] == 0 < records[1]["episodes_without_camera"]
     assert prophet(home, "train", home / "blind", home / "c", *words, "--no-frames", "--no-history") == 0
     network = json.loads((home / "c" / "prophet" / "config.json").read_text())["prophet"]["network"]
-    assert network["action_frames"] == "none" and network["memory"] is None
+    assert network["action_frames"] == "none" and network["memory"] is None and network["known_alone"]
 
 
 def test_wrong_usage_is_explained(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def test_every_arm_and_seed_is_one_command_a_user_would_type(home: Path, tmp_pat
     train, measure = list(jobs[2].command)[3:], list(jobs[3].command)[3:]
     assert train[:2] == ["prophet", "train"] and train[train.index("--seed") + 1] == "0"
     settings = load_prophet_config(train[train.index("--config") + 1])
-    assert settings.network == {"blocks": 1, "memory": None} and settings.loop.steps == 2
+    assert settings.network == {"blocks": 1, "memory": None, "known_alone": True} and settings.loop.steps == 2
     assert measure[:2] == ["prophet", "eval"] and measure[measure.index("--held-out") + 1] == "0.4"
     assert "--steps" not in measure, "each checkpoint's own passes"
     other = prophet_ablate._study(parsed(home, tmp_path / "out", "--passes", 3))
@@ -84,8 +84,8 @@ def test_a_study_may_grow_but_not_change(home: Path, tmp_path: Path) -> None:
     assert {f.stem for f in (out / "settings").iterdir()} == {"full", "base", "no_frames"}
     with pytest.raises(StudyChanged, match=r"settings.loop.steps was 2, is 3"):
         prepare(prophet_ablate._study(parsed(home, out, "--steps", 3)))
-    with pytest.raises(AblationError, match="full and no_history are the same network"):
-        prepare(prophet_ablate._study(parsed(home, tmp_path / "x", "--set", "network.memory=null")))
+    with pytest.raises(AblationError, match="full and no_frames are the same network"):
+        prepare(prophet_ablate._study(parsed(home, tmp_path / "x", "--set", "network.action_frames=none")))
     assert not (tmp_path / "x").exists()
 
 

@@ -5,7 +5,9 @@
   prophrl prophet ablate runs/dataset runs/ablation --steps 500 --set network.blocks=4 --arms full no_frames
 
   full               history, action frames and action numbers
-  no_history         no memory of past frames
+  no_history         nothing of the past: the known frame alone
+  no_memory          what the known latent shows of the past, with the small codec four frames; nothing older (not
+                     among the arms unless asked for)
   no_frames          no action frames
   no_numbers         no action numbers (not among the arms unless asked for)
   no_actions_at_all  neither numbers nor frames; the history is kept

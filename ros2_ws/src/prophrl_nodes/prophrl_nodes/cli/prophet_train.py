@@ -37,7 +37,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="once for each DATASET: how much more often than with 1 its windows are drawn (default: all alike)",
     )
     parser.add_argument("--lora", action="store_true", help="train adapters and the conditioning modules only")
-    parser.add_argument("--no-history", action="store_true", help="ablation: no memory of past frames")
+    parser.add_argument("--no-history", action="store_true", help="ablation: nothing of the past, one known frame")
     parser.add_argument("--no-frames", action="store_true", help="ablation: no action frames (needs no camera)")
     parser.add_argument("--no-actions", action="store_true", help="ablation: no action numbers")
     parser.add_argument(
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     config = read_settings(options)
     off: dict[str, Any] = {}
     if options.no_history:
-        off["memory"] = None
+        off |= {"memory": None, "known_alone": True}
     if options.no_frames:
         off["action_frames"] = "none"
     if options.no_actions:
