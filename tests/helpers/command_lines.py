@@ -7,11 +7,12 @@ import importlib
 from collections.abc import Sequence
 
 
-def parse_prophrl(command: Sequence[str]) -> None:
-    """Parse ``python -m prophrl_nodes.cli.main COMMAND WORDS`` as ``prophrl`` would; fails where it would refuse."""
+def parse_prophrl(command: Sequence[str]) -> argparse.Namespace:
+    """Options of ``python -m prophrl_nodes.cli.main COMMAND WORDS``; fails where ``prophrl`` would refuse them."""
     assert list(command[1:3]) == ["-m", "prophrl_nodes.cli.main"]
     name, *words = command[3:]
     module = importlib.import_module(f"prophrl_nodes.cli.{name}")
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
     module.register(parser)
-    getattr(module, "parse", argparse.ArgumentParser.parse_args)(parser, words)
+    options: argparse.Namespace = getattr(module, "parse", argparse.ArgumentParser.parse_args)(parser, words)
+    return options

@@ -2,9 +2,12 @@
 
   prophrl demo
   prophrl demo --task pull_tissue --episodes 10 --trials 5 --output runs/quick
+  prophrl demo --task pull_tissue --reinforce 1 --trials 10
 
 The scripted operator demonstrates through the leader arm, ROS 2 and RTDE; a policy learns from the recorded bags and
-then moves the arm itself, at placements it has not seen. Ctrl-C stops it; the same command goes on where it stopped.
+then moves the arm itself, at placements it has not seen. With --reinforce 1 it also learns in the imagination of a
+small world model, adapted to these bags and to its own attempts, and both policies are tried, blinded. Ctrl-C stops
+it; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="place_cube", help="what is demonstrated and tried (default: place_cube)")
     parser.add_argument("--episodes", type=int, default=30, help="good demonstrations to collect (default: 30)")
     parser.add_argument("--trials", type=int, default=20, help="trials at held-out placements (default: 20)")
+    parser.add_argument("--reinforce", type=int, choices=(0, 1), default=0, help="1: learn in imagination, too")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: runs/demo)")
     parser.add_argument("--headless", type=int, choices=(0, 1), default=1, help="0 opens the report at the end")
     parser.add_argument("--host", default="127.0.0.1", help="loopback address of the twin; a second demo needs another")
@@ -27,12 +31,15 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl demo``."""
+    from prophrl_nodes.cli.presets import preset_file
     from prophrl_nodes.cli.tasks import check_tasks
 
     check_tasks([options.task])
     from prophrl_nodes.studies.demo import DemoOptions
     from prophrl_nodes.studies.demo import run as run_demo
+    from prophrl_nodes.studies.demo_reinforcement import Presets
 
+    presets = Presets(preset_file("train", "imagined"), preset_file("rl", "demo")) if options.reinforce else None
     run_demo(
         DemoOptions(
             task=options.task,
@@ -43,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
             host=options.host,
             domain_id=options.domain,
             seed=options.seed,
+            reinforcement=presets,
         )
     )
     return 0

@@ -1,8 +1,9 @@
 """`make demo`: the whole pipeline on the digital twin, from an empty table to a report.
 
 Cell up, demonstrations through the leader arm and ROS 2, bags, dataset, a small flow policy, trials at held-out
-placements, report. Nothing is pre-recorded. Interrupted with Ctrl-C it goes on where it stopped; a finished run
-is moved aside, never overwritten.
+placements, report. With reinforcement the policy also learns in a world model's imagination (``demo_reinforcement``),
+and the trials compare both policies, interleaved and blinded. Nothing is pre-recorded. Interrupted with Ctrl-C it goes
+on where it stopped; a finished run is moved aside, never overwritten.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 
+from prophrl_nodes.studies.demo_reinforcement import FIRST, REINFORCED, REINFORCEMENT_GB, DemoReinforcement, Presets
 from prophrl_nodes.studies.progress import progress_bar
 from prophrl_nodes.studies.stages import launch_command, run_stage
 from robot_bridge.twin.tasks import get_task, held_out_placements
@@ -34,7 +36,13 @@ class DemoRefused(ValueError):
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What to run. ``host`` and ``domain_id`` keep two demos on one machine apart."""
+    """What to run.
+
+    Attributes:
+        trials: placements; each is tried with every policy.
+        reinforcement: how the policy is reinforced; None: it is not.
+        host, domain_id: keep two demos on one machine apart.
+    """
 
     task: str = "place_cube"
     episodes: int = 30
@@ -44,10 +52,16 @@ class DemoOptions:
     host: str = "127.0.0.1"
     domain_id: int | None = None
     seed: int = 0
+    reinforcement: Presets | None = None
+
+    @property
+    def policies(self) -> int:
+        """How many are tried."""
+        return 1 if self.reinforcement is None else 2
 
 
 class Demo:
-    """The five stages, each resumable."""
+    """The stages, each resumable."""
 
     def __init__(self, options: DemoOptions) -> None:
         self.options = options
@@ -58,6 +72,10 @@ class Demo:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.checkpoint = self.folder / "training" / "policy"
         self.timings_s: dict[str, float] = {}
+        self.reinforcement: DemoReinforcement | None = None
+        if options.reinforcement is not None:
+            self.reinforcement = DemoReinforcement(self.folder, self.task.id, options.reinforcement, options.seed)
+            self.reinforcement.check()
 
     def run(self) -> Path:
         """Run what is left to do; returns the report's path."""
@@ -65,6 +83,7 @@ class Demo:
             ("collect", self.collect),
             ("dataset", self.build_dataset),
             ("train", self.train),
+            *([("reinforce", self.reinforce)] if self.reinforcement else []),
             ("evaluate", self.evaluate),
             ("report", self.report),
         ]
@@ -109,7 +128,9 @@ class Demo:
         """bags become synchronised episodes"""
         from prophrl_models.data.build import build_dataset
 
-        report = build_dataset([self.folder / "bags"], self.folder / "dataset", tasks=(self.options.task,))
+        header = None if self.reinforcement is None else self.reinforcement.header
+        bags, tasks = [self.folder / "bags"], (self.options.task,)
+        report = build_dataset(bags, self.folder / "dataset", tasks=tasks, header=header)
         print(f"      {report.converted + report.resumed} episodes, {report.steps} steps, {report.content_hash[:12]}")
 
     def train(self) -> None:
@@ -117,10 +138,16 @@ class Demo:
         from prophrl_nodes.studies.training import train_with_progress
 
         if not (self.checkpoint / "provenance.json").is_file():
-            train_with_progress(self.folder / "dataset", self.folder / "training", seed=self.options.seed)
+            base = None if self.reinforcement is None else self.reinforcement.training
+            train_with_progress(self.folder / "dataset", self.folder / "training", seed=self.options.seed, base=base)
+
+    def reinforce(self) -> None:
+        """it learns in imagination: a world model of its own attempts, a judge, FA-GRPO + FlowScale"""
+        assert self.reinforcement is not None
+        self.reinforcement.run(lambda line: print(f"      {line}", flush=True))
 
     def evaluate(self) -> None:
-        """the policy moves the twin's arm at held-out placements"""
+        """the policy moves the twin's arm at held-out placements (two policies: interleaved, blinded)"""
         from prophrl_models.trials.plan import TrialPlan, make_plan
         from prophrl_models.trials.results import ResultLog
 
@@ -128,7 +155,7 @@ class Demo:
         if not plan_path.is_file():
             placements = [place.to_json() for place in held_out_placements(self.task.id, self.options.trials)]
             plan, key = make_plan(
-                self.task.id, self.task.instruction, placements, ["policy"], seed=self.options.seed,
+                self.task.id, self.task.instruction, placements, list(self._policies), seed=self.options.seed,
                 max_duration_s=self.task.max_duration_s,
             )  # fmt: skip
             key.save(self.folder / "trials" / "key.json")
@@ -143,7 +170,7 @@ class Demo:
             {
                 "cell": "twin",
                 "host": self.options.host,
-                "checkpoint": self.checkpoint,
+                **self._loaded(),
                 "execute_length": EXECUTE_LENGTH,
                 "plan": plan_path,
                 "output": self.folder / "trials",
@@ -157,6 +184,19 @@ class Demo:
                 bar.set_postfix(success=sum(result.success for result in log.valid.values()), refresh=False)
 
             run_stage(command, self.logs / "evaluate.log", watch, domain_id=self.options.domain_id)
+
+    @property
+    def _policies(self) -> dict[str, Path]:
+        """Who is tried, by name."""
+        if self.reinforcement is None:
+            return {"policy": self.checkpoint}
+        return {FIRST: self.checkpoint, REINFORCED: self.reinforcement.reinforced}
+
+    def _loaded(self) -> dict[str, object]:
+        """How the launch file is told."""
+        if self.reinforcement is None:
+            return {"checkpoint": self.checkpoint}
+        return {"policies": " ".join(f"{name}='{path.resolve()}'" for name, path in self._policies.items())}
 
     def report(self) -> None:
         """what happened, with every video"""
@@ -179,8 +219,9 @@ def check_disk(options: DemoOptions) -> None:
         kept = sum(attempt.accepted for attempt in read_attempts(folder / SESSION_LOG))
         log = folder / TRIAL_LOG
         tried = len(log.read_text(encoding="utf-8").splitlines()) if log.is_file() else 0
-    episodes, trials = max(options.episodes - kept, 0), max(options.trials - tried, 0)
-    need_gb = episodes * DEMONSTRATION_GB + trials * TRIAL_GB + SPARE_GB
+    episodes, trials = max(options.episodes - kept, 0), max(options.trials * options.policies - tried, 0)
+    learning_gb = 0.0 if options.reinforcement is None else REINFORCEMENT_GB
+    need_gb = episodes * DEMONSTRATION_GB + trials * TRIAL_GB + learning_gb + SPARE_GB
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free_gb = shutil.disk_usage(there).free / 1e9
     if free_gb < need_gb:
@@ -207,7 +248,8 @@ def run(options: DemoOptions) -> Path:
     started = time.monotonic()
     # A plain SIGTERM would leave the launch of the present stage running without us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    print(f"prophrl demo: {options.task} on the digital twin, in {options.output}")
+    with_rl = " with reinforcement in imagination" if options.reinforcement else ""
+    print(f"prophrl demo: {options.task} on the digital twin{with_rl}, in {options.output}")
     report = Demo(options).run()
     print(f"done in {(time.monotonic() - started) / 60:.1f} minutes: {report}")
     if not options.headless and not webbrowser.open(report.resolve().as_uri()):

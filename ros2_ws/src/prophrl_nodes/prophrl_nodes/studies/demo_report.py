@@ -9,10 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from prophrl_models.data.dataset import Dataset
+from prophrl_models.prophet.checkpoint import PROVENANCE
 from prophrl_models.training.checkpoint import git_revision
+from prophrl_models.training.run_folder import CHECKPOINT_FOLDER
 from prophrl_models.trials.plan import PlanKey, TrialPlan
 from prophrl_models.trials.report import Curve, Machine, TrialReport, cards_of, write_report
-from prophrl_models.trials.results import ResultLog
+from prophrl_models.trials.results import ResultLog, compare
+from prophrl_nodes.studies.demo_reinforcement import FIRST
 from prophrl_nodes.studies.trial_media import DESCRIBED, Measurements, trial_media
 from robot_bridge.twin.tasks import get_task
 
@@ -39,11 +42,13 @@ def write_demo_report(folder: Path, task_id: str, timings_s: Mapping[str, float]
             measured.add("wall seconds per robot second", result.timing["wall_s"] / result.duration_s)
     dataset = Dataset(folder / "dataset")
     cards = cards_of(log, key, media, task.primary.name)
+    policies = sorted(set(key.policies.values()))
+    best = next((name for name in policies if name != FIRST), FIRST)
     first = next((media[card.trial_id] for card in cards if card.trial_id in media), None)
     report = TrialReport(
         task=task.id,
         instruction=task.instruction,
-        policy="policy",
+        policy=best,
         trials=cards,
         created_at=time.strftime("%d %B %Y, %H:%M"),
         machine=Machine.here(),
@@ -52,6 +57,7 @@ def write_demo_report(folder: Path, task_id: str, timings_s: Mapping[str, float]
         timing=measured.rows(DESCRIBED),
         quality=dataset.quality(),
         curves=_curves(folder / "training" / "log.jsonl"),
+        comparison=compare(log, key, FIRST, best) if len(policies) == 2 else None,
         note=_note(task.success_words, timings_s),
     )
     return write_report(report, folder)
@@ -69,6 +75,7 @@ def _provenance(folder: Path, dataset: Dataset) -> dict[str, str]:
     facts = {
         "dataset": f"{len(dataset)} episodes, {dataset.content_hash[:12]}",
         "checkpoint": ", ".join(said),
+        **_reinforcement(folder),
         "calibration": ", ".join(calibration_ids) or "none",
         "git revision": git_revision(),
     }
@@ -78,6 +85,15 @@ def _provenance(folder: Path, dataset: Dataset) -> dict[str, str]:
         except PackageNotFoundError:
             facts[name] = "not installed"
     return facts
+
+
+def _reinforcement(folder: Path) -> dict[str, str]:
+    """Which step of a reinforcement was tried, and where its own page is; nothing where there was none."""
+    said = {}
+    for file in sorted(folder.glob(f"reinforcement/rl_*/{CHECKPOINT_FOLDER}/{PROVENANCE}")):
+        kept, page = json.loads(file.read_text(encoding="utf-8"))["step"], file.parents[1] / "report.html"
+        said["reinforcement"] = f"the policy after step {kept}, the best in imagination; {page.relative_to(folder)}"
+    return said
 
 
 def _curves(log: Path) -> list[Curve]:

@@ -22,16 +22,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prophrl_models.prophet.checkpoint import PROVENANCE, is_prophet
+from prophrl_models.prophet.checkpoint import PROVENANCE
 from prophrl_models.rl.gain_report import write_gain_report
 from prophrl_models.rl.gain_result import Gain, TaskGain
 from prophrl_models.serving.engine import id_of
 from prophrl_models.training.run_folder import CHECKPOINT_FOLDER
 from prophrl_models.trials.plan import TrialPlan
-from prophrl_nodes.offline.stages import last_step
 from prophrl_nodes.studies.ablation_jobs import Job, claim_study, prophrl
 from prophrl_nodes.studies.fast_summary import read_outcomes
 from prophrl_nodes.studies.gain_parts import ENACTED, arm_run, log_of, robot_result, verdicts
+from prophrl_nodes.studies.imagination import Imagination
 from prophrl_nodes.studies.policy_ablation import is_trained
 from prophrl_nodes.studies.reference_world import PACKED, PLAY, complete
 from robot_bridge.twin.tasks import TASK_IDS
@@ -109,17 +109,12 @@ class GainStudy:
     def _attempts(self, task: str) -> list[Path]:
         return [self.reference / f"{kind}_{task}" for kind in PLAY]
 
-    def _datasets(self, task: str) -> list[Path]:
-        return [self.out / task / "demonstrations", *self._attempts(task)]
-
-    def _world(self, task: str) -> Path:
-        return self.out / task / "world" / "prophet" if self.world_steps else self.reference / PACKED
-
-    def _judge(self, task: str) -> Path:
-        return self.out / task / "judge" / "classifier"
-
-    def _run(self, task: str, seed: int) -> Path:
-        return self.out / task / f"rl_{seed}"
+    def _imagination(self, task: str) -> Imagination:
+        home = self.out / task
+        return Imagination(
+            task, home, self.out / "logs", home / "demonstrations", tuple(self._attempts(task)),
+            self.reference / PACKED, self.out / "latents", self.settings, self.world_steps, self.judge_steps,
+        )  # fmt: skip
 
     def _log(self, task: str, part: str) -> Path:
         return self.out / "logs" / f"{task}_{part}.log"
@@ -127,61 +122,27 @@ class GainStudy:
     # ---- what is done
 
     def _preparation(self, task: str) -> list[Job]:
-        home, datasets, world = self.out / task, self._datasets(task), self._world(task)
-        demonstrations, imagined, judge = datasets[0], home / "imagined", home / "judge"
-        select = prophrl("dataset", "select", self.reference / "demonstrations", demonstrations, "--task", task)
-        adapt = prophrl(
-            "prophet", "train", *datasets, home / "world", "--preset", "small_adapt", "--init", self.reference / PACKED,
-            "--latents", self.out / "latents", "--steps", self.world_steps,
-        )  # fmt: skip
-        replay = prophrl("rl", "replay", *self._attempts(task), imagined, "--world", world, "--config", self.settings)
-        learn = prophrl("reward", "train", judge, *datasets, imagined, "--steps", self.judge_steps)
-        jobs = [
-            Job(f"{task}: demonstrations", select, self._log(task, "demonstrations"), lambda: complete(demonstrations)),
-            Job(
-                f"{task}: world model", adapt, self._log(task, "world"), lambda: is_prophet(world),
-                lambda: complete(demonstrations), lambda: last_step(home / "world"), self.world_steps,
-            ),
-            Job(
-                f"{task}: attempts imagined again", replay, self._log(task, "imagined"), imagined.is_dir,
-                lambda: is_prophet(world),
-            ),
-            Job(
-                f"{task}: judge", learn, self._log(task, "judge"), (self._judge(task) / PROVENANCE).is_file,
-                imagined.is_dir, lambda: last_step(judge), self.judge_steps,
-            ),
-        ]  # fmt: skip
-        return jobs if self.world_steps else [jobs[0], *jobs[2:]]
+        imagination = self._imagination(task)
+        own = imagination.demonstrations
+        select = prophrl("dataset", "select", self.reference / "demonstrations", own, "--task", task)
+        chosen = Job(f"{task}: demonstrations", select, self._log(task, "demonstrations"), lambda: complete(own))
+        return [chosen, *imagination.preparation()]
 
     def _measured(self, task: str) -> list[Job]:
-        runs = [self._run(task, seed) for seed in self.seeds]
-        jobs = [self._reinforcement(task, seed) for seed in self.seeds]
+        imagination, first = self._imagination(task), self._first(task)
+        runs = [imagination.run(seed) for seed in self.seeds]
+        jobs = [imagination.reinforcement(first, seed, self.steps) for seed in self.seeds]
         if self.starts:
-            jobs.insert(0, self._enacted(task, "before", self._first(task)))
-            jobs.append(self._enacted(task, "after", runs[0] / CHECKPOINT_FOLDER))
+            jobs.insert(0, self._enacted(imagination, "before", first))
+            jobs.append(self._enacted(imagination, "after", imagination.reinforced(self.seeds[0])))
         return [*jobs, self._fast(task, runs), *(self._robot(task, runs[0]) if self.robot_trials else [])]
 
-    def _parts(self, task: str, policy: Path) -> list[object]:
-        judge = f"classifier:{self._judge(task)}"
-        return ["--policy", policy, "--world", self._world(task), "--judge", judge, "--config", self.settings]
-
-    def _reinforcement(self, task: str, seed: int) -> Job:
-        run = self._run(task, seed)
-        steps = ["--steps", self.steps] if self.steps else []
-        command = prophrl(
-            "rl", "run", *self._datasets(task), run, *self._parts(task, self._first(task)), "--seed", seed, *steps
-        )
+    def _enacted(self, imagination: Imagination, when: str, policy: Path) -> Job:
+        out, task = imagination.home / when, imagination.name
+        command = prophrl("rl", "enact", out, "--task", task, *imagination.parts(policy), "--starts", self.starts)
         return Job(
-            f"{task}: reinforcement, seed {seed}", command, self._log(task, f"rl_{seed}"), lambda: is_trained(run),
-            (self._judge(task) / PROVENANCE).is_file, lambda: last_step(run), self.steps,
-        )  # fmt: skip
-
-    def _enacted(self, task: str, name: str, policy: Path) -> Job:
-        out, judge = self.out / task / name, self._judge(task)
-        command = prophrl("rl", "enact", out, "--task", task, *self._parts(task, policy), "--starts", self.starts)
-        return Job(
-            f"{task}: imagined rollouts carried out, {name}", command, self._log(task, name), (out / ENACTED).is_file,
-            lambda: (judge / PROVENANCE).is_file() and (policy / PROVENANCE).is_file(),
+            f"{task}: imagined rollouts carried out, {when}", command, self._log(task, when), (out / ENACTED).is_file,
+            lambda: imagination.is_judged() and (policy / PROVENANCE).is_file(),
         )  # fmt: skip
 
     def _fast(self, task: str, runs: Sequence[Path]) -> Job:
@@ -260,7 +221,7 @@ class GainStudy:
     def _outcomes(self, task: str) -> list[tuple[bool, ...]] | None:
         """Of the first policy and of each seed's, of exactly these checkpoints; None where trials are missing."""
         file = self.out / task / "fast.json"
-        policies = [self._first(task), *(self._run(task, seed) / CHECKPOINT_FOLDER for seed in self.seeds)]
+        policies = [self._first(task), *(self._imagination(task).reinforced(seed) for seed in self.seeds)]
         if not file.is_file() or not all((policy / PROVENANCE).is_file() for policy in policies):
             return None
         known = read_outcomes(file, task)
@@ -273,7 +234,7 @@ class GainStudy:
         if outcomes is None:
             return None
         runs = tuple(
-            arm_run(self._run(task, seed), seed, trials, self.out)
+            arm_run(self._imagination(task).run(seed), seed, trials, self.out)
             for seed, trials in zip(self.seeds, outcomes[1:], strict=True)
         )
         found = {name: read for name in ("before", "after") if (read := verdicts(self.out / task / name))}
