@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from prophrl_nodes.cli.presets import preset_file
 from prophrl_nodes.studies import demo_reinforcement
+from prophrl_nodes.studies.ablation_jobs import StudyChanged
 from prophrl_nodes.studies.demo import Demo, DemoOptions, DemoRefused
 from prophrl_nodes.studies.demo_reinforcement import DemoReinforcement, Presets, ReinforcementFailed
 from prophrl_nodes.studies.reference_world import REGION
@@ -54,6 +56,19 @@ def test_a_missing_world_model_is_said_before_anything_is_recorded(
     monkeypatch.setattr(demo_reinforcement, "SHIPPED", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="in a clone of the repository"):
         Demo(DemoOptions(task=TASK, output=tmp_path / "demo", episodes=1, trials=1, reinforcement=PRESETS))
+
+
+def test_an_interrupted_demo_goes_on_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100e9))
+    begun = DemoOptions(task=TASK, output=tmp_path / "demo", reinforcement=PRESETS)
+    Demo(begun)
+    Demo(replace(begun, episodes=50, trials=5))
+    for other, said in (
+        (replace(begun, reinforcement=None), "reinforced was True, is False"),
+        (replace(begun, task="place_cube"), "task was 'pull_tissue', is 'place_cube'"),
+    ):
+        with pytest.raises(StudyChanged, match=said):
+            Demo(other)
 
 
 def test_a_part_that_fails_ends_the_demo_with_its_name(reinforcement: DemoReinforcement, tmp_path: Path) -> None:

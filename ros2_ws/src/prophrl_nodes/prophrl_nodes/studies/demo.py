@@ -16,6 +16,7 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 
+from prophrl_nodes.studies.ablation_jobs import claim_study
 from prophrl_nodes.studies.demo_reinforcement import FIRST, REINFORCED, REINFORCEMENT_GB, DemoReinforcement, Presets
 from prophrl_nodes.studies.progress import progress_bar
 from prophrl_nodes.studies.stages import launch_command, run_stage
@@ -61,13 +62,21 @@ class DemoOptions:
 
 
 class Demo:
-    """The stages, each resumable."""
+    """The stages, each resumable.
+
+    Raises:
+        DemoRefused: what is left to record does not fit on the disk.
+        StudyChanged: the folder holds an interrupted demo of another kind.
+    """
 
     def __init__(self, options: DemoOptions) -> None:
         self.options = options
         self.task = get_task(options.task)
         check_disk(options)
         self.folder = _fresh_folder(options.output)
+        claim_study(
+            self.folder, {"task": self.task.id, "seed": options.seed, "reinforced": options.reinforcement is not None}
+        )
         self.logs = self.folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.checkpoint = self.folder / "training" / "policy"
