@@ -156,7 +156,7 @@ class Demo:
         self.reinforcement.run(lambda line: print(f"      {line}", flush=True))
 
     def evaluate(self) -> None:
-        """the policy moves the twin's arm at held-out placements (two policies: interleaved, blinded)"""
+        """the policy moves the twin's arm at held-out placements"""
         from prophrl_models.trials.plan import TrialPlan, make_plan
         from prophrl_models.trials.results import ResultLog
 
