@@ -18,7 +18,7 @@ from prophrl_nodes.cli.main import main
 from prophrl_nodes.studies.ablation_jobs import StudyChanged
 from prophrl_nodes.studies.world_ablation import jobs_of, prepare
 
-from prophrl_models.prophet.ablate import DEFAULT_ARMS, AblationError
+from prophrl_models.prophet.ablate import ARMS, DEFAULT_ARMS, AblationError
 from prophrl_models.prophet.train_settings import load_prophet_config
 from tests.helpers.prophet_data import codec_folder, write_reaches
 
@@ -129,7 +129,7 @@ def test_a_study_that_is_killed_goes_on_and_ends_in_table_and_page(
     assert all(len(arm["closed loop"]["epe_px"]["seeds"]) == 2 for arm in facts["arms"])
     assert facts["arms"][0]["parameters"] > facts["arms"][1]["parameters"] > 0
     base = yaml.safe_load((out / "settings" / "base.yaml").read_text())["network"]
-    assert base == {"blocks": 1, "scalar_actions": False, "action_frames": "none", "memory": None}
+    assert base == {"blocks": 1, **ARMS["base"].network}
     assert facts["headline"] in (out / "report.html").read_text()
     assert main(["prophet", "ablate", *more]) == 0  # nothing left to do: the report again
     assert "8 of 8 parts are done already" in capsys.readouterr().out
