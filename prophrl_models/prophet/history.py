@@ -90,11 +90,6 @@ class History:
         frames = torch.cat([past_BPHW3, known_BHW3[:, None]], dim=1)
         return History(frames, codec.encode_history(frames))
 
-    @property
-    def known_BC1HW(self) -> Tensor | None:
-        """Latent of the known frame; None where the codec is to encode it alone."""
-        return None if self.groups_BCNHW is None else self.groups_BCNHW[:, :, -1:]
-
     def latents(self, codec: Codec) -> Tensor:
         """Latents of the history [B, C, M / 4, h, w], oldest first."""
         if self.groups_BCNHW is not None:

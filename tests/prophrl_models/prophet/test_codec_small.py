@@ -95,8 +95,8 @@ def test_a_history_is_always_the_groups_of_four_before_the_one_that_ends_with_th
         now += keep
         index = np.clip(np.arange(now - length - 3, now + 1), 0, None)
         expected = codec.encode_history(tape[:, index])
-        assert history.known_BC1HW is not None
-        found = torch.cat([history.latents(codec), history.known_BC1HW], dim=2)
+        assert history.groups_BCNHW is not None
+        found = torch.cat([history.latents(codec), history.groups_BCNHW[:, :, -1:]], dim=2)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -56,8 +56,8 @@ def test_the_history_is_that_of_the_real_frames(world: ProphetWorld, dataset: Da
     with torch.no_grad():
         wanted = world.codec.encode_groups(groups).unflatten(0, (2, 16)).transpose(1, 2)
     assert torch.allclose(state.history.latents(world.codec), wanted[:, :, :15], atol=1e-5)
-    assert state.history.known_BC1HW is not None
-    assert torch.allclose(state.history.known_BC1HW, wanted[:, :, 15:], atol=1e-5)
+    assert state.history.groups_BCNHW is not None
+    assert torch.allclose(state.history.groups_BCNHW[:, :, -1:], wanted[:, :, 15:], atol=1e-5)
 
 
 def test_play_gives_windows_their_past_and_starts_none(world: ProphetWorld, dataset: Dataset) -> None:

@@ -234,8 +234,8 @@ def test_whole_groups_that_were_imagined_are_never_encoded_again(monkeypatch: py
         state, _ = world.advance(state, moves, 4)
         with pytest.raises(AssertionError, match="went through the codec"):
             world.advance(state, moves, 3)
-    assert isinstance(state, ProphetState) and state.history is not None and state.history.known_BC1HW is not None
-    last = (state.history.known_BC1HW[:, :, 0, 0, 0] * 127.5 + 127.5).round().int()
+    assert isinstance(state, ProphetState) and state.history is not None and state.history.groups_BCNHW is not None
+    last = (state.history.groups_BCNHW[:, :, -1:][:, :, 0, 0, 0] * 127.5 + 127.5).round().int()
     # Row 0 kept eight moves (to 130), then four more; row 1 four (to 80) and four.
     assert last.tolist() == [[140, 140, 160, 160], [90, 90, 110, 110]]
 
