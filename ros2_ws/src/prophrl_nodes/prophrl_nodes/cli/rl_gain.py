@@ -13,12 +13,14 @@ moment, the same command goes on; tasks and seeds may be added. The page is OUT/
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prophrl_nodes.cli.output import table
 from prophrl_nodes.cli.presets import preset_file
+
+MEASURE = ("simulated time", "report of the trials", "carried out, after")
+"""Ends of the names of jobs that change the page."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +55,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run ``prophrl rl gain``; 1 where a part failed."""
     from prophrl_nodes.cli.tasks import check_tasks
-    from prophrl_nodes.studies.ablation_jobs import run_jobs
+    from prophrl_nodes.studies.ablation_jobs import run_study
     from prophrl_nodes.studies.gain import GainStudy
     from robot_bridge.twin.tasks import TASK_IDS
 
@@ -75,23 +77,13 @@ def run(options: argparse.Namespace) -> int:
     )
     study.claim()
 
-    def say(line: str) -> None:
-        print(line, flush=True)
-
-    def after(job: Any, failed: Mapping[str, str]) -> None:
-        if job.name.endswith(("simulated time", "report of the trials", "carried out, after")) and study.measured():
-            say(f"  so far: {study.write(failed)}")
-
-    failed = run_jobs(study.jobs(), after=after, say=say)
-    for name, why in failed.items():
-        say(f"failed: {name}: {why}")
-    if not study.measured():
-        say("nothing is measured yet")
-        return 1
-    page = study.write(failed)
-    say(_text(study.result(failed)))
-    say(str(page))
-    return 1 if failed else 0
+    return run_study(
+        study.jobs(),
+        write=study.write,
+        text=lambda failed: _text(study.result(failed)),
+        measures=lambda job: job.name.endswith(MEASURE),
+        measured=study.measured,
+    )
 
 
 def _text(gain: Any) -> str:

@@ -94,6 +94,7 @@ def run_study(
     write: Callable[[Mapping[str, str]], Path],
     text: Callable[[Mapping[str, str]], str],
     measures: Callable[[Job], bool],
+    measured: Callable[[], bool] = lambda: True,
 ) -> int:
     """Do a study's jobs and print what comes of them; the exit code: 1 where a part failed.
 
@@ -101,22 +102,24 @@ def run_study(
         write: writes the page of what is measured so far and returns it; told the failures.
         text: the same for a terminal.
         measures: whether a job's end changes the page.
+        measured: whether there is anything to write.
     """
 
     def say(line: str) -> None:
         print(line, flush=True)
 
     def after(job: Job, failed: Mapping[str, str]) -> None:
-        if measures(job):
+        if measures(job) and measured():
             say(f"  so far: {write(failed)}")
 
     failed = run_jobs(jobs, after=after, say=say)
-    page = write(failed)
-    say(text(failed))
+    page = write(failed) if measured() else None
+    if page:
+        say(text(failed))
     for name, why in failed.items():
         say(f"failed: {name}: {why}")
-    say(str(page))
-    return 1 if failed else 0
+    say(str(page or "nothing is measured yet"))
+    return 1 if failed or not page else 0
 
 
 def _run(job: Job, say: Callable[[str], None]) -> None:
