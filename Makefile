@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# make demo TASK=place_cube EPISODES=30 TRIALS=20 REINFORCE=0 HEADLESS=1 OUTPUT=runs/demo
+# make demo TASK=place_cube EPISODES=30 TRIALS=20 REINFORCE=0 FULL=0 HEADLESS=1 OUTPUT=runs/demo
 TASK ?= place_cube
 EPISODES ?= 30
 TRIALS ?= 20
 REINFORCE ?= 0
+FULL ?= 0
 HEADLESS ?= 1
 OUTPUT ?= runs/demo
 
@@ -32,6 +33,7 @@ help:
 	@echo "make demo        cell -> demonstrations -> dataset -> policy -> trials -> $(OUTPUT)/report.html"
 	@echo "                 (TASK=$(TASK) EPISODES=$(EPISODES) TRIALS=$(TRIALS) HEADLESS=$(HEADLESS) OUTPUT=$(OUTPUT))"
 	@echo "                 REINFORCE=1: the policy also learns in a world model's imagination"
+	@echo "                 FULL=1: and that world model is trained from nothing (over an hour)"
 	@echo "make prophet-small  the shipped world model again, from nothing: some two hours on two cores"
 	@echo "make test        lint, types, import rules and tests"
 	@echo "make test-slow   the longer tests too"
@@ -42,7 +44,7 @@ setup:
 	@$(PYTHON) ros2_ws/setup/bootstrap.py --venv $(VENV)
 
 demo: setup
-	@$(BIN)/prophrl demo --task $(TASK) --episodes $(EPISODES) --trials $(TRIALS) --reinforce $(REINFORCE) --headless $(HEADLESS) --output $(OUTPUT)
+	@$(BIN)/prophrl demo --task $(TASK) --episodes $(EPISODES) --trials $(TRIALS) --reinforce $(REINFORCE) --full $(FULL) --headless $(HEADLESS) --output $(OUTPUT)
 
 prophet-small: setup
 	@$(BIN)/prophrl prophet reference runs/prophet_small

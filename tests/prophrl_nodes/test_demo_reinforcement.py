@@ -13,7 +13,13 @@ from prophrl_nodes.cli.presets import preset_file
 from prophrl_nodes.studies import demo_reinforcement
 from prophrl_nodes.studies.ablation_jobs import StudyChanged
 from prophrl_nodes.studies.demo import Demo, DemoOptions, DemoRefused
-from prophrl_nodes.studies.demo_reinforcement import DemoReinforcement, Presets, ReinforcementFailed
+from prophrl_nodes.studies.demo_reinforcement import (
+    FROM_NOTHING,
+    MINUTES,
+    DemoReinforcement,
+    Presets,
+    ReinforcementFailed,
+)
 from prophrl_nodes.studies.reference_world import REGION
 
 from prophrl_models.data.image import ImageRegion
@@ -23,6 +29,7 @@ from tests.helpers.command_lines import parse_prophrl
 
 TASK = "pull_tissue"
 PRESETS = Presets(preset_file("train", "imagined"), preset_file("rl", "demo"))
+FULL = PRESETS._replace(effort=FROM_NOTHING)
 
 
 @pytest.fixture
@@ -51,11 +58,25 @@ def test_policy_and_pictures_are_those_of_the_world_model_that_comes_with_the_pr
 
 
 def test_a_missing_world_model_is_said_before_anything_is_recorded(
-    reinforcement: DemoReinforcement, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(demo_reinforcement, "SHIPPED", tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="in a clone of the repository"):
-        Demo(DemoOptions(task=TASK, output=tmp_path / "demo", episodes=1, trials=1, reinforcement=PRESETS))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100e9))
+    gone = PRESETS._replace(effort=MINUTES._replace(start=tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="in a clone of the repository, or with --full 1"):
+        Demo(DemoOptions(task=TASK, output=tmp_path / "demo", episodes=1, trials=1, reinforcement=gone))
+
+
+def test_from_nothing_no_world_model_is_needed_and_none_is_given(tmp_path: Path) -> None:
+    full = DemoReinforcement(tmp_path, TASK, FULL, seed=3)
+    full.check()
+    (train,) = (parse_prophrl(job.command) for job in full.jobs() if job.name.endswith("world model"))
+    assert (train.init, train.preset, train.steps) == (None, "small", FROM_NOTHING.world_steps)
+    (adapt,) = (
+        parse_prophrl(job.command)
+        for job in DemoReinforcement(tmp_path, TASK, PRESETS, seed=3).jobs()
+        if job.name.endswith("world model")
+    )
+    assert (adapt.init, adapt.preset) == (demo_reinforcement.SHIPPED, "small_adapt")
 
 
 def test_an_interrupted_demo_goes_on_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +85,8 @@ def test_an_interrupted_demo_goes_on_as_it_began(tmp_path: Path, monkeypatch: py
     Demo(begun)
     Demo(replace(begun, episodes=50, trials=5))
     for other, said in (
-        (replace(begun, reinforcement=None), "reinforced was True, is False"),
+        (replace(begun, reinforcement=None), "reinforced was 'in the shipped world model', is 'no'"),
+        (replace(begun, reinforcement=FULL), "is 'in a world model from nothing'"),
         (replace(begun, task="place_cube"), "task was 'pull_tissue', is 'place_cube'"),
     ):
         with pytest.raises(StudyChanged, match=said):

@@ -70,6 +70,22 @@ def test_parts_can_be_left_out(reference: Path, settings: Path, tmp_path: Path) 
     assert str(reference / "small") in by_name(study)[f"{TASK}: reinforcement, seed 4"].command
 
 
+def test_the_first_policy_can_add_attempts_of_its_own(reference: Path, settings: Path, tmp_path: Path) -> None:
+    study = GainStudy(reference, tmp_path / "out", settings, tasks=(TASK,), play=40)
+    jobs = {name.removeprefix(f"{TASK}: "): job for name, job in by_name(study).items()}
+    made = [parse_prophrl(jobs[f"attempts, {rows} rows a look"].command) for rows in (8, 20)]
+    assert [options.attempts for options in made] == [40, 40]
+    assert made[0].seed != made[1].seed
+    world = parse_prophrl(jobs["world model"].command)
+    assert [options.out for options in made] == world.datasets[-2:] and len(world.datasets) == 5
+
+    finish_dataset(tmp_path / "out" / TASK / "demonstrations")
+    finish_dataset(made[0].out)
+    assert not jobs["world model"].is_ready(), "one kind of attempts is not made yet"
+    finish_dataset(made[1].out)
+    assert jobs["world model"].is_ready()
+
+
 def test_a_part_waits_for_what_it_is_made_of(reference: Path, settings: Path, tmp_path: Path) -> None:
     study = GainStudy(reference, tmp_path / "out", settings, tasks=(TASK,))
     home = tmp_path / "out" / TASK

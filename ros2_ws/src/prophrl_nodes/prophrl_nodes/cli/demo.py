@@ -6,8 +6,8 @@
 
 The scripted operator demonstrates through the leader arm, ROS 2 and RTDE; a policy learns from the recorded bags and
 then moves the arm itself, at placements it has not seen. With --reinforce 1 it also learns in the imagination of a
-small world model, adapted to these bags and to its own attempts, and both policies are tried, blinded. Ctrl-C stops
-it; the same command goes on where it stopped.
+small world model, adapted to these bags and to its own attempts, and both policies are tried, blinded; with --full 1
+that world model is trained from nothing, on these alone. Ctrl-C stops it; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=30, help="good demonstrations to collect (default: 30)")
     parser.add_argument("--trials", type=int, default=20, help="trials at held-out placements (default: 20)")
     parser.add_argument("--reinforce", type=int, choices=(0, 1), default=0, help="1: learn in imagination, too")
+    parser.add_argument("--full", type=int, choices=(0, 1), default=0, help="1: so, in a world model from nothing")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: runs/demo)")
     parser.add_argument("--headless", type=int, choices=(0, 1), default=1, help="0 opens the report at the end")
     parser.add_argument("--host", default="127.0.0.1", help="loopback address of the twin; a second demo needs another")
@@ -37,9 +38,12 @@ def run(options: argparse.Namespace) -> int:
     check_tasks([options.task])
     from prophrl_nodes.studies.demo import DemoOptions
     from prophrl_nodes.studies.demo import run as run_demo
-    from prophrl_nodes.studies.demo_reinforcement import Presets
+    from prophrl_nodes.studies.demo_reinforcement import FROM_NOTHING, MINUTES, Presets
 
-    presets = Presets(preset_file("train", "imagined"), preset_file("rl", "demo")) if options.reinforce else None
+    presets = None
+    if options.reinforce or options.full:
+        effort = FROM_NOTHING if options.full else MINUTES
+        presets = Presets(preset_file("train", "imagined"), preset_file("rl", "demo"), effort)
     run_demo(
         DemoOptions(
             task=options.task,

@@ -40,6 +40,10 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--starts", type=int, default=12, metavar="N", help="of rollouts carried out, 0: none (default: 12)"
     )
     parser.add_argument(
+        "--play", type=int, default=0, metavar="N",
+        help="more attempts, of the first policy itself, of each kind (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
         "--world-steps", type=int, default=1000, metavar="N", help="of the adaptation, 0: none (default: 1000)"
     )
     parser.add_argument("--judge-steps", type=int, default=1000, metavar="N", help="(default: 1000)")
@@ -70,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
         trials=options.trials,
         robot_trials=options.robot_trials,
         starts=options.starts,
+        play=options.play,
         world_steps=options.world_steps,
         judge_steps=options.judge_steps,
         steps=options.steps,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prophrl_nodes.studies.ablation_jobs import claim_study
-from prophrl_nodes.studies.demo_reinforcement import FIRST, REINFORCED, REINFORCEMENT_GB, DemoReinforcement, Presets
+from prophrl_nodes.studies.demo_reinforcement import FIRST, REINFORCED, DemoReinforcement, Presets
 from prophrl_nodes.studies.progress import progress_bar
 from prophrl_nodes.studies.stages import launch_command, run_stage
 from robot_bridge.twin.tasks import get_task, held_out_placements
@@ -60,6 +60,13 @@ class DemoOptions:
         """How many are tried."""
         return 1 if self.reinforcement is None else 2
 
+    @property
+    def reinforced(self) -> str:
+        """Whether, and in what."""
+        if self.reinforcement is None:
+            return "no"
+        return "in the shipped world model" if self.reinforcement.effort.start else "in a world model from nothing"
+
 
 class Demo:
     """The stages, each resumable.
@@ -74,9 +81,7 @@ class Demo:
         self.task = get_task(options.task)
         check_disk(options)
         self.folder = _fresh_folder(options.output)
-        claim_study(
-            self.folder, {"task": self.task.id, "seed": options.seed, "reinforced": options.reinforcement is not None}
-        )
+        claim_study(self.folder, {"task": self.task.id, "seed": options.seed, "reinforced": options.reinforced})
         self.logs = self.folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.checkpoint = self.folder / "training" / "policy"
@@ -229,7 +234,7 @@ def check_disk(options: DemoOptions) -> None:
         log = folder / TRIAL_LOG
         tried = len(log.read_text(encoding="utf-8").splitlines()) if log.is_file() else 0
     episodes, trials = max(options.episodes - kept, 0), max(options.trials * options.policies - tried, 0)
-    learning_gb = 0.0 if options.reinforcement is None else REINFORCEMENT_GB
+    learning_gb = 0.0 if options.reinforcement is None else options.reinforcement.effort.need_gb
     need_gb = episodes * DEMONSTRATION_GB + trials * TRIAL_GB + learning_gb + SPARE_GB
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free_gb = shutil.disk_usage(there).free / 1e9

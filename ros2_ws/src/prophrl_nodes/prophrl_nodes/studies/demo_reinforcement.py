@@ -6,7 +6,8 @@ play_TASK/, whole_TASK/    the policy's own attempts in the fast lane, as comman
 reinforcement/             world model, judge and reinforced policy (``imagination``)
 latents/                   what the world model was trained on
 
-The world model begins as the one that the project ships, which has seen all tasks of the twin but none of these bags.
+The world model begins as the one that the project ships, which has seen all tasks of the twin but none of these bags;
+or (``FROM_NOTHING``) as noise.
 """
 
 from __future__ import annotations
@@ -20,19 +21,44 @@ from prophrl_models.data.dataset_format import DatasetHeader
 from prophrl_models.data.image import ImageRegion
 from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.prophet.checkpoint import PROVENANCE
-from prophrl_models.rl.settings import load_settings
 from prophrl_models.training.sft import SftConfig, load_config
 from prophrl_nodes.launch_files.packages import SOURCE_TREE
-from prophrl_nodes.studies.ablation_jobs import Job, prophrl, run_jobs
-from prophrl_nodes.studies.imagination import Imagination
-from prophrl_nodes.studies.reference_world import PLAY, REGION, complete
+from prophrl_nodes.studies.ablation_jobs import Job, run_jobs
+from prophrl_nodes.studies.imagination import Imagination, plays
+from prophrl_nodes.studies.reference_world import PLAY, REGION
 
 SHIPPED = SOURCE_TREE / "checkpoints" / "prophet_small"
 FIRST, REINFORCED = "demonstrations", "reinforced"
-ATTEMPTS, WORLD_STEPS, JUDGE_STEPS = 32, 400, 500
-"""For minutes on two cores; ``prophrl rl gain`` takes the time it needs."""
-REINFORCEMENT_GB = 4.0
-"""Attempts, their latents, the rollouts of a step."""
+REINFORCEMENT_GB = 1.5
+"""The rollouts of a step, the judge's data, checkpoints."""
+ATTEMPT_GB = 0.04
+"""An attempt and its latents."""
+
+
+class Effort(NamedTuple):
+    """How much is done.
+
+    Attributes:
+        start: the world model to adapt; None: one is trained from nothing.
+        attempts: of each kind of ``PLAY``.
+        world_steps, judge_steps: of their trainings.
+    """
+
+    start: Path | None
+    attempts: int
+    world_steps: int
+    judge_steps: int
+
+    @property
+    def need_gb(self) -> float:
+        """Room on the disk."""
+        return REINFORCEMENT_GB + len(PLAY) * self.attempts * ATTEMPT_GB
+
+
+MINUTES = Effort(SHIPPED, 32, 400, 500)
+"""For a quarter of an hour on two cores; ``prophrl rl gain`` takes the time it needs."""
+FROM_NOTHING = Effort(None, 128, 4000, 1000)
+"""Nothing that the project ships is used."""
 
 
 class Presets(NamedTuple):
@@ -40,6 +66,7 @@ class Presets(NamedTuple):
 
     training: Path
     reinforcement: Path
+    effort: Effort = MINUTES
 
 
 class ReinforcementFailed(RuntimeError):
@@ -68,10 +95,11 @@ class DemoReinforcement:
         Raises:
             FileNotFoundError: the shipped world model is not there.
         """
-        if not (SHIPPED / PROVENANCE).is_file():
+        start = self.presets.effort.start
+        if start and not (start / PROVENANCE).is_file():
             raise FileNotFoundError(
-                f"{SHIPPED} is missing, from which the demo adapts its world model: run the demo in a clone of the "
-                "repository, or make one with prophrl prophet reference"
+                f"{start} is missing, from which the demo adapts its world model: run the demo in a clone of the "
+                "repository, or with --full 1, which makes one from nothing"
             )
 
     @property
@@ -107,29 +135,22 @@ class DemoReinforcement:
     def jobs(self) -> list[Job]:
         """All parts in order."""
         imagination = self._imagination
-        plays = [self._play(kind, number) for number, kind in enumerate(PLAY)]
-        return [*plays, *imagination.preparation(), imagination.reinforcement(self.first, self.seed)]
+        attempts = [job for _, job in self._plays]
+        return [*attempts, *imagination.preparation(), imagination.reinforcement(self.first, self.seed)]
+
+    @property
+    def _plays(self) -> list[tuple[Path, Job]]:
+        presets = self.presets
+        return plays(
+            self.task, self.first, self.folder, self.folder / "logs", presets.effort.attempts, presets.reinforcement,
+            self.seed,
+        )  # fmt: skip
 
     @property
     def _imagination(self) -> Imagination:
+        effort = self.presets.effort
         return Imagination(
             self.task, self.folder / "reinforcement", self.folder / "logs", self.folder / "dataset",
-            tuple(self._attempts(kind) for kind in PLAY), SHIPPED, self.folder / "latents", self.presets.reinforcement,
-            WORLD_STEPS, JUDGE_STEPS,
-        )  # fmt: skip
-
-    def _attempts(self, kind: str) -> Path:
-        return self.folder / f"{kind}_{self.task}"
-
-    def _play(self, kind: str, number: int) -> Job:
-        out = self._attempts(kind)
-        execute, calls = PLAY[kind]
-        noise = load_settings(self.presets.reinforcement).rollout.noise_level
-        command = prophrl(
-            "trials", "play", self.first, "--task", self.task, "--attempts", ATTEMPTS, "--calls", calls,
-            "--execute", execute, "--noise", noise, "--seed", 10_000 * (1 + number) + self.seed, "--out", out,
-        )  # fmt: skip
-        return Job(
-            f"{self.task}: attempts, {execute} rows a look", command, self.folder / "logs" / f"{out.name}.log",
-            lambda: complete(out), (self.first / PROVENANCE).is_file,
+            tuple(dataset for dataset, _ in self._plays), effort.start, self.folder / "latents",
+            self.presets.reinforcement, effort.world_steps, effort.judge_steps,
         )  # fmt: skip

@@ -4,6 +4,7 @@ The reference folder (``reference_world``) has demonstrations recorded through R
 them, their logged attempts, and a world model. For each task, in OUT/TASK/:
 
 demonstrations/            the task's own
+play_TASK/, whole_TASK/    attempts of the first policy itself, where the study asks for them
 world/                     the world model, adapted to demonstrations and attempts (unless told not to)
 imagined/, judge/          the attempts imagined again, and a judge that learned from both
 before/, after/            imagined rollouts of the first and of a reinforced policy, carried out on the twin
@@ -31,13 +32,15 @@ from prophrl_models.trials.plan import TrialPlan
 from prophrl_nodes.studies.ablation_jobs import Job, claim_study, prophrl
 from prophrl_nodes.studies.fast_summary import read_outcomes
 from prophrl_nodes.studies.gain_parts import ENACTED, arm_run, log_of, robot_result, verdicts
-from prophrl_nodes.studies.imagination import Imagination
+from prophrl_nodes.studies.imagination import Imagination, plays
 from prophrl_nodes.studies.policy_ablation import is_trained
 from prophrl_nodes.studies.reference_world import PACKED, PLAY, complete
 from robot_bridge.twin.tasks import TASK_IDS
 
 FIRST, REINFORCED = "first", "reinforced"
 EXECUTE = 8
+PLAY_SEED = 5000
+"""Of placements and noise: no others than those of the reference's attempts by chance."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class GainStudy:
         trials: placements in the fast lane.
         robot_trials: placements through ROS, each with both policies; 0: none.
         starts: placements of the rollouts that are carried out; 0: none.
+        play: attempts that the first policy itself makes first, of each kind of ``PLAY``; 0: the reference's must do.
         world_steps: of the adaptation; 0: the reference's world as it is.
         judge_steps: of the judge's training.
         settings: of reinforcement, a file.
@@ -69,6 +73,7 @@ class GainStudy:
     trials: int = 100
     robot_trials: int = 20
     starts: int = 12
+    play: int = 0
     world_steps: int = 1000
     judge_steps: int = 1000
     steps: int = 0
@@ -83,7 +88,7 @@ class GainStudy:
         """
         wanted = [self.reference / PACKED / PROVENANCE]
         wanted += [self._first(task) / PROVENANCE for task in self.tasks]
-        wanted += [file / "dataset.json" for task in self.tasks for file in self._attempts(task)]
+        wanted += [file / "dataset.json" for task in self.tasks for file in self._recorded(task)]
         missing = [str(file) for file in wanted if not file.is_file()]
         if missing:
             raise FileNotFoundError(
@@ -106,13 +111,19 @@ class GainStudy:
     def _first(self, task: str) -> Path:
         return self.reference / f"policy_{self.few}_{task}" / CHECKPOINT_FOLDER
 
-    def _attempts(self, task: str) -> list[Path]:
+    def _recorded(self, task: str) -> list[Path]:
         return [self.reference / f"{kind}_{task}" for kind in PLAY]
+
+    def _plays(self, task: str) -> list[tuple[Path, Job]]:
+        if not self.play:
+            return []
+        return plays(task, self._first(task), self.out / task, self.out / "logs", self.play, self.settings, PLAY_SEED)
 
     def _imagination(self, task: str) -> Imagination:
         home = self.out / task
+        attempts = (*self._recorded(task), *(dataset for dataset, _ in self._plays(task)))
         return Imagination(
-            task, home, self.out / "logs", home / "demonstrations", tuple(self._attempts(task)),
+            task, home, self.out / "logs", home / "demonstrations", attempts,
             self.reference / PACKED, self.out / "latents", self.settings, self.world_steps, self.judge_steps,
         )  # fmt: skip
 
@@ -126,7 +137,7 @@ class GainStudy:
         own = imagination.demonstrations
         select = prophrl("dataset", "select", self.reference / "demonstrations", own, "--task", task)
         chosen = Job(f"{task}: demonstrations", select, self._log(task, "demonstrations"), lambda: complete(own))
-        return [chosen, *imagination.preparation()]
+        return [chosen, *(job for _, job in self._plays(task)), *imagination.preparation()]
 
     def _measured(self, task: str) -> list[Job]:
         imagination, first = self._imagination(task), self._first(task)

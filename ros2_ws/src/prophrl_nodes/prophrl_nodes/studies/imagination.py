@@ -1,6 +1,6 @@
 """From logged attempts to a reinforced policy, as resumable jobs: adapt a world model, make a judge, reinforce in it.
 
-In HOME/:
+``plays`` are the logged attempts where a policy has none yet. In HOME/:
 
 world/             the world model, adapted to demonstrations and attempts (unless told not to)
 imagined/, judge/  the attempts imagined again, and a judge that learned from both
@@ -10,6 +10,7 @@ rl_0/, rl_1/       reinforcement, a seed each
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prophrl_models.prophet.checkpoint import PROVENANCE, is_prophet
@@ -18,7 +19,38 @@ from prophrl_models.training.run_folder import CHECKPOINT_FOLDER
 from prophrl_nodes.offline.stages import last_step
 from prophrl_nodes.studies.ablation_jobs import Job, prophrl
 from prophrl_nodes.studies.policy_ablation import is_trained
-from prophrl_nodes.studies.reference_world import complete
+from prophrl_nodes.studies.reference_world import PLAY, complete
+
+
+def plays(
+    task: str, policy: Path, folder: Path, logs: Path, attempts: int, settings: Path, seed: int
+) -> list[tuple[Path, Job]]:
+    """A policy's attempts in the fast lane, with the noise that reinforcement will explore with.
+
+    Args:
+        policy: its checkpoint.
+        folder: of the datasets, one for each kind of ``PLAY``.
+        attempts: of each kind.
+        settings: of reinforcement, a file.
+        seed: of placements and noise.
+
+    Returns:
+        Each dataset with the job that makes it.
+    """
+    noise = load_settings(settings).rollout.noise_level
+    found = []
+    for number, (kind, (execute, calls)) in enumerate(PLAY.items(), start=1):
+        out = folder / f"{kind}_{task}"
+        command = prophrl(
+            "trials", "play", policy, "--task", task, "--attempts", attempts, "--calls", calls, "--execute", execute,
+            "--noise", noise, "--seed", 10_000 * number + seed, "--out", out,
+        )  # fmt: skip
+        job = Job(
+            f"{task}: attempts, {execute} rows a look", command, logs / f"{task}_{kind}.log",
+            partial(complete, out), (policy / PROVENANCE).is_file,
+        )  # fmt: skip
+        found.append((out, job))
+    return found
 
 
 @dataclass(frozen=True)
@@ -31,10 +63,10 @@ class Imagination:
         logs: what the commands say.
         demonstrations: their dataset.
         attempts: datasets of the policy's own attempts, failures among them.
-        start: the world model to adapt.
+        start: the world model to adapt; None: one is trained from nothing, with a codec of its own.
         latents: where encoded datasets are kept.
         settings: of reinforcement, a file.
-        world_steps: of the adaptation; 0: the world model as it is.
+        world_steps: of its training; 0: the given one as it is.
         judge_steps: of the judge's training.
     """
 
@@ -43,11 +75,15 @@ class Imagination:
     logs: Path
     demonstrations: Path
     attempts: tuple[Path, ...]
-    start: Path
+    start: Path | None
     latents: Path
     settings: Path
     world_steps: int = 1000
     judge_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.start is None and self.world_steps < 1:
+            raise ValueError(f"a world model from nothing needs training steps, got {self.world_steps}")
 
     @property
     def datasets(self) -> list[Path]:
@@ -57,7 +93,7 @@ class Imagination:
     @property
     def world(self) -> Path:
         """The world model that policies act in."""
-        return self.home / "world" / "prophet" if self.world_steps else self.start
+        return self.start if self.start and not self.world_steps else self.home / "world" / "prophet"
 
     @property
     def judge(self) -> Path:
@@ -83,16 +119,18 @@ class Imagination:
     def preparation(self) -> list[Job]:
         """World model and judge."""
         imagined, judge = self.home / "imagined", self.home / "judge"
+        begin = ["--preset", "small_adapt", "--init", self.start] if self.start else ["--preset", "small"]
         adapt = prophrl(
-            "prophet", "train", *self.datasets, self.home / "world", "--preset", "small_adapt", "--init", self.start,
-            "--latents", self.latents, "--steps", self.world_steps,
+            "prophet", "train", *self.datasets, self.home / "world", *begin, "--latents", self.latents,
+            "--steps", self.world_steps,
         )  # fmt: skip
         replay = prophrl("rl", "replay", *self.attempts, imagined, "--world", self.world, "--config", self.settings)
         learn = prophrl("reward", "train", judge, *self.datasets, imagined, "--steps", self.judge_steps)
         jobs = [
             Job(
                 f"{self.name}: world model", adapt, self.log("world"), lambda: is_prophet(self.world),
-                lambda: complete(self.demonstrations), lambda: last_step(self.home / "world"), self.world_steps,
+                lambda: all(complete(dataset) for dataset in self.datasets), lambda: last_step(self.home / "world"),
+                self.world_steps,
             ),
             Job(
                 f"{self.name}: attempts imagined again", replay, self.log("imagined"), imagined.is_dir,
