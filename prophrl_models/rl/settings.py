@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prophrl_models.policies.grip import CLOSE_BELOW
+from prophrl_models.rl.advantages import Deviation
 from prophrl_models.training.settings import TrainingError, read_settings, settings_from
 
 Objective = Literal["fa_grpo", "flow_grpo"]
@@ -34,6 +35,8 @@ class RolloutOptions:
         groups_at_once: groups advanced together; one unit of work, whoever does it.
         reward: what advantages are made of: the judge's "verdict", 1 or 0, as in the paper; or its "score", which for a
             classifier is a probability and tells more of the rollouts apart.
+        deviation: what advantages are divided by: the deviation of the "group", as in the paper, or one "pooled" over
+            the groups of a round; for scores, so that groups that hardly differ do not count as much as others.
         keep_low, keep_high: groups whose mean reward is outside are dropped and others drawn for them.
         max_rounds: rounds of drawing; then the update makes do with what there is.
         world_precision: of the world model's arithmetic; "auto": bf16 on graphics cards, fp32 elsewhere. CPUs with
@@ -51,6 +54,7 @@ class RolloutOptions:
     noise_level: float = 0.5
     groups_at_once: int = 4
     reward: Reward = "verdict"
+    deviation: Deviation = "group"
     keep_low: float = 0.1
     keep_high: float = 0.9
     max_rounds: int = 4

@@ -230,7 +230,10 @@ class Trainer:
             found = self._run_units(step, f"round_{number}", self._round(step, number, wanted, video))
             seen.append(found)
             advantage_B, keep_B = group_advantages(
-                found.reward_B(r.reward), group_size=r.group_size, keep_between=(r.keep_low, r.keep_high)
+                found.reward_B(r.reward),
+                group_size=r.group_size,
+                keep_between=(r.keep_low, r.keep_high),
+                deviation=r.deviation,
             )
             if bool(found.success_B.isnan().all()):
                 raise JudgeUnavailable(

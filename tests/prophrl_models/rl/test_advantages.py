@@ -73,6 +73,31 @@ def test_a_group_with_fewer_than_two_verdicts_is_dropped(group: list[float]) -> 
     assert advantage_B.tolist() == [0.0] * 4 and not keep_B.any()
 
 
+def test_pooled_a_group_that_hardly_differs_hardly_counts() -> None:
+    wide, narrow, dropped = [0.1, 0.5, 0.6, 0.8], [0.80, 0.82, 0.84, 0.86], [0.0, 0.0, 0.1, 0.2]
+    rewards = torch.tensor([*wide, *narrow, *dropped], dtype=torch.float64)
+    advantage_B, keep_B = group_advantages(rewards, group_size=4, keep_between=(0.1, 0.9), deviation="pooled")
+    pooled = math.sqrt((3 * statistics.variance(wide) + 3 * statistics.variance(narrow)) / 6)
+    expected = [(r - statistics.mean(group)) / (pooled + 1e-6) for group in (wide, narrow, dropped) for r in group]
+    assert advantage_B.tolist() == pytest.approx(expected, abs=1e-12), "groups that are dropped are not pooled"
+    assert keep_B.tolist() == [True] * 8 + [False] * 4
+    own, _ = group_advantages(rewards, group_size=4, deviation="group")
+    assert advantage_B[4:8].abs().max() < 0.2 * own[4:8].abs().max()
+
+
+def test_pooled_over_groups_that_are_alike_is_the_same_as_each_by_itself() -> None:
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    own, pooled = (group_advantages(rewards, group_size=4, deviation=d)[0] for d in ("group", "pooled"))
+    torch.testing.assert_close(own, pooled)
+
+
+def test_pooled_with_rollouts_that_were_not_judged() -> None:
+    rewards = torch.tensor([0.9, NAN, 0.1, 0.5, NAN, NAN, NAN, NAN], dtype=torch.float64)
+    advantage_B, keep_B = group_advantages(rewards, group_size=4, deviation="pooled")
+    assert advantage_B.tolist() == pytest.approx([1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0], abs=1e-5)
+    assert keep_B.tolist() == [True, False, True, True, False, False, False, False]
+
+
 def test_bools_and_integers_are_rewards_too() -> None:
     expected = group_advantages(torch.tensor([1.0, 0.0, 1.0, 1.0]), group_size=4)[0]
     for rewards in (torch.tensor([True, False, True, True]), torch.tensor([1, 0, 1, 1])):
@@ -88,3 +113,5 @@ def test_bad_groups_are_refused() -> None:
         group_advantages(torch.tensor([1.0, math.inf]), group_size=2)
     with pytest.raises(ValueError, match="keep_between"):
         group_advantages(torch.zeros(4), group_size=4, keep_between=(0.9, 0.1))
+    with pytest.raises(ValueError, match="group, pooled"):
+        group_advantages(torch.zeros(4), group_size=4, deviation="batch")  # type: ignore[arg-type]
