@@ -29,6 +29,10 @@ Image = NDArray[np.uint8]
 
 STYLE = ActionFrameStyle()
 """The paper's measures, scaled with the picture."""
+PLUMB_STYLE = ActionFrameStyle(plumb_px=6.0)
+"""Ours: the paper's, and a line from the TCP straight down to the base's plane z = 0, usually the table. The disc alone
+hardly tells how far a hand is: 5 cm of depth are half a pixel of its radius in a picture of 96 rows. Where the line
+ends says it in pixels, next to the foot of what stands there (docs/decisions.md)."""
 PAPER_STYLE = ActionFrameStyle(design_height_px=None, whole_pixels=True)
 """The paper's measures as they are: for pictures at the video's source resolution."""
 NEAR_M = 0.01
@@ -45,12 +49,15 @@ class ProjectedFrames:
             where it leaves the space in front of it.
         depth_M: depth of the TCP along the optical axis, metres.
         visible_M: in front of the camera and finite; the pixels of the others are NaN.
+        foot_px_M2: pixel of the point straight below (or above) the TCP with z = 0 in base; NaN, too, where that point
+            is behind the camera.
     """
 
     centre_px_M2: Array
     tips_px_M32: Array
     depth_M: Array
     visible_M: NDArray[np.bool_]
+    foot_px_M2: Array
 
 
 def project_action_frames(T_base_tcp_M44: ArrayLike, camera: PinholeCamera, axis_m: float = 0.15) -> ProjectedFrames:
@@ -62,7 +69,7 @@ def project_action_frames(T_base_tcp_M44: ArrayLike, camera: PinholeCamera, axis
         along = axis_m * np.swapaxes(T_camera_tcp[:, :3, :3], 1, 2)  # [M, axis, xyz]
     depth = origin[:, 2]
     visible = np.isfinite(T_camera_tcp[:, :3]).all(axis=(1, 2)) & (depth > NEAR_M)
-    centre, tips = np.full((len(T), 2), np.nan), np.full((len(T), 3, 2), np.nan)
+    centre, tips, foot = np.full((len(T), 2), np.nan), np.full((len(T), 3, 2), np.nan), np.full((len(T), 2), np.nan)
     if visible.any():
         start, step = origin[visible], along[visible]
         share = np.ones(step.shape[:2])
@@ -71,7 +78,11 @@ def project_action_frames(T_base_tcp_M44: ArrayLike, camera: PinholeCamera, axis
         ends = start[:, None] + share[..., None] * step
         pixels = _to_pixels(np.concatenate([start[:, None], ends], axis=1).reshape(-1, 3), camera).reshape(-1, 4, 2)
         centre[visible], tips[visible] = pixels[:, 0], pixels[:, 1:]
-    return ProjectedFrames(centre, tips, depth, visible)
+        below = camera.T_camera_base[:3, :3] @ (T[visible, :3, 3] * (1.0, 1.0, 0.0))[..., None]
+        below_N3 = below[..., 0] + camera.T_camera_base[:3, 3]
+        ahead = below_N3[:, 2] > NEAR_M
+        foot[np.flatnonzero(visible)[ahead]] = _to_pixels(below_N3[ahead], camera)
+    return ProjectedFrames(centre, tips, depth, visible, foot)
 
 
 def render_action_frames(
@@ -183,15 +194,18 @@ def _checked(T_base_tcp_TN44: ArrayLike, opening_TN: ArrayLike) -> tuple[Array, 
 
 def _marks(projected: ProjectedFrames, openings_M: Array, style: ActionFrameStyle) -> list[Mark | None]:
     radii = style.radii_px(projected.depth_M).tolist()
-    centres, tips = projected.centre_px_M2, projected.tips_px_M32
+    centres, tips, feet = projected.centre_px_M2, projected.tips_px_M32, projected.foot_px_M2
     if style.whole_pixels:
-        centres, tips = np.rint(centres), np.rint(tips)
+        centres, tips, feet = np.rint(centres), np.rint(tips), np.rint(feet)
+    plumb_M = np.isfinite(feet[:, 0]) & (style.plumb_px > 0.0)
+    ends = [(foot[0], foot[1]) if plumb else None for foot, plumb in zip(feet.tolist(), plumb_M.tolist(), strict=True)]
     table = zip(
-        projected.visible_M.tolist(), centres.tolist(), tips.tolist(), radii, opening_colors(openings_M), strict=True
-    )
+        projected.visible_M.tolist(), centres.tolist(), tips.tolist(), radii, opening_colors(openings_M), ends,
+        strict=True,
+    )  # fmt: skip
     return [
-        Mark((c[0], c[1]), ((x[0], x[1]), (y[0], y[1]), (z[0], z[1])), radius, color) if visible else None
-        for visible, c, (x, y, z), radius, color in table
+        Mark((c[0], c[1]), ((x[0], x[1]), (y[0], y[1]), (z[0], z[1])), radius, color, end) if visible else None
+        for visible, c, (x, y, z), radius, color, end in table
     ]
 
 

@@ -21,6 +21,8 @@ Color = tuple[int, int, int]
 
 AXIS_COLORS: tuple[Color, Color, Color] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 WHITE: Color = (255, 255, 255)
+PLUMB_COLOR: Color = (255, 255, 0)
+FOOT_COLOR: Color = (255, 0, 255)
 UNKNOWN_OPENING: Color = (128, 128, 128)
 _SHIFT = 4
 """Sub-pixel bits of OpenCV's coordinates: a sixteenth of a pixel."""
@@ -37,6 +39,8 @@ class ActionFrameStyle:
         radius_px, depth_m: a disc at ``depth_m`` metres has this radius; nearer discs are larger, as 1 / depth.
         radius_min_px, radius_max_px: limits of that radius.
         line_px, dot_px, rim_px: thickness of the axes, radius of the centre dot, thickness of the disc's rim.
+        plumb_px, foot_px: thickness of a line from the TCP straight down to the plane z = 0 of the base, 0 for none as
+            in the paper, and radius of the dot where it ends.
         disc_share: weight of the disc's layer in the sum; the layer with dot, axes and rim has the rest.
         design_height_px: height of the picture these pixel sizes were chosen for; None: as they are, at any size.
         whole_pixels: round centres and tips to whole pixels and radii down, as the paper's pictures were drawn;
@@ -51,14 +55,18 @@ class ActionFrameStyle:
     line_px: float = 8.0
     dot_px: float = 8.0
     rim_px: float = 2.0
+    plumb_px: float = 0.0
+    foot_px: float = 12.0
     disc_share: float = 0.35
     design_height_px: int | None = 480
     whole_pixels: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.axis_m, self.radius_px, self.depth_m, self.radius_min_px, self.line_px, self.dot_px, self.rim_px)
-        if min(sizes) <= 0.0 or self.radius_max_px < self.radius_min_px or not 0.0 <= self.disc_share <= 1.0:
-            raise ValueError(f"sizes must be positive, radius_min <= radius_max and 0 <= disc_share <= 1, got {self}")
+        if min(*sizes, self.foot_px) <= 0.0 or self.radius_max_px < self.radius_min_px:
+            raise ValueError(f"sizes must be positive and radius_min <= radius_max, got {self}")
+        if self.plumb_px < 0.0 or not 0.0 <= self.disc_share <= 1.0:
+            raise ValueError(f"plumb_px must not be negative and disc_share lies in 0 .. 1, got {self}")
 
     def for_height(self, height_px: int) -> ActionFrameStyle:
         """The same style with pixel sizes for a picture of this height (and no further scaling)."""
@@ -73,6 +81,8 @@ class ActionFrameStyle:
             line_px=self.line_px * scale,
             dot_px=self.dot_px * scale,
             rim_px=self.rim_px * scale,
+            plumb_px=self.plumb_px * scale,
+            foot_px=self.foot_px * scale,
             design_height_px=None,
         )
 
@@ -87,12 +97,14 @@ class ActionFrameStyle:
 
 @dataclass(frozen=True)
 class Mark:
-    """One end effector in one picture: centre and three axis tips in pixels, disc radius in pixels, disc colour."""
+    """One end effector in one picture: centre and three axis tips in pixels, disc radius in pixels, disc colour, and
+    where its plumb line ends; None: it has none."""
 
     centre: Point
     tips: tuple[Point, Point, Point]
     radius: float
     color: Color
+    foot: Point | None = None
 
 
 def opening_colors(opening_N: ArrayLike) -> list[Color]:
@@ -116,6 +128,7 @@ def draw_marks(picture: Image, spare: Image, marks: Sequence[Mark], style: Actio
     line, rim = max(1, round(style.line_px)), max(1, round(style.rim_px))
     box = _Box(width, height)
     for mark in marks:
+        _draw_plumb_line(picture, mark, style, box)
         centre, radius = _fixed(mark.centre), _fixed_length(mark.radius)
         disc_visible = _disc_touches(mark, rim, width, height)
         if disc_visible:
@@ -135,6 +148,21 @@ def draw_marks(picture: Image, spare: Image, marks: Sequence[Mark], style: Actio
     area = box.slices()
     cv2.addWeighted(spare[area], style.disc_share, picture[area], 1.0 - style.disc_share, 0.0, dst=picture[area])
     spare[area] = 0
+
+
+def _draw_plumb_line(picture: Image, mark: Mark, style: ActionFrameStyle, box: _Box) -> None:
+    """First of all, so that what the paper draws lies over it."""
+    segment = None if mark.foot is None else _near(mark.centre, mark.foot, picture.shape[1], picture.shape[0])
+    if segment is None:
+        return
+    line = max(1, round(style.plumb_px))
+    cv2.line(picture, _fixed(segment[0]), _fixed(segment[1]), PLUMB_COLOR, line, cv2.LINE_AA, _SHIFT)
+    box.add(segment[0], line)
+    box.add(segment[1], line)
+    if segment[1] == mark.foot:
+        foot = _fixed_length(style.foot_px)
+        cv2.circle(picture, _fixed(segment[1]), foot, FOOT_COLOR, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+        box.add(segment[1], style.foot_px)
 
 
 class _Box:

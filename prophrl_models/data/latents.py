@@ -53,6 +53,7 @@ class LatentSpec:
         codec_hash: identifies the codec's weights.
         action_frames: encode rendered action frames too.
         rule: the windows; ``stride`` must be 1.
+        plumb_line: action frames also show what lies straight below the TCP.
     """
 
     image_height: int
@@ -60,6 +61,7 @@ class LatentSpec:
     codec_hash: str
     action_frames: bool
     rule: WindowRule
+    plumb_line: bool = False
 
     def __post_init__(self) -> None:
         if self.rule.stride != 1:

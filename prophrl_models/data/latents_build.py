@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from calibration.action_frame import render_action_frames
+from calibration.action_frame import PLUMB_STYLE, STYLE, render_action_frames
+from calibration.action_frame_drawing import ActionFrameStyle
 from calibration.camera import PinholeCamera
 from calibration.poses import from_euler
 from prophrl_models.data.dataset import Dataset
@@ -83,10 +84,10 @@ def shown_openings(episode: Episode) -> NDArray[np.float32]:
     return np.concatenate([episode.state_T7[:1, 6], episode.action_T7[:, 6]])
 
 
-def episode_action_frames(episode: Episode, camera: PinholeCamera) -> Image:
+def episode_action_frames(episode: Episode, camera: PinholeCamera, style: ActionFrameStyle = STYLE) -> Image:
     """Action frames [F, H, W, 3] of an episode in the pixels of ``camera``."""
     poses = np.stack([from_euler(state[:6]) for state in episode_states(episode).astype(np.float64)])
-    return render_action_frames(poses, shown_openings(episode), camera)
+    return render_action_frames(poses, shown_openings(episode), camera, style=style)
 
 
 def build_latents(
@@ -153,6 +154,8 @@ def _key(parts: dict[str, Any]) -> dict[str, Any]:
     spec = dict(parts["spec"])
     if parts["groupwise"]:
         spec.pop("rule")  # only says which rows make a window, and may change from run to run
+    if not spec["plumb_line"]:
+        del spec["plumb_line"]  # as caches were named before there was one
     return {**parts, "spec": spec}
 
 
@@ -176,7 +179,8 @@ def _encode_episode(
     arrays = {f"image_{name}": value for name, value in encode(pictures, codec, spec.rule, anchors, True).items()}
     if spec.action_frames:
         assert camera is not None  # build_latents looked
-        drawn = episode_action_frames(episode, camera.resized(spec.image_width, spec.image_height))
+        style = PLUMB_STYLE if spec.plumb_line else STYLE
+        drawn = episode_action_frames(episode, camera.resized(spec.image_width, spec.image_height), style)
         encoded = encode(drawn, codec, spec.rule, anchors, False)
         arrays |= {f"action_{name}": value for name, value in encoded.items()}
     for name, array in arrays.items():

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibration.action_frame import render_action_frames
+from calibration.action_frame import STYLE, render_action_frames
+from calibration.action_frame_drawing import ActionFrameStyle
 from calibration.camera import PinholeCamera
 from calibration.poses import from_euler
 from prophrl_models.data.latents import GROUP
@@ -76,7 +77,7 @@ class MixtureClips:
         device = next(self.codec.parameters()).device
         images = batch.images_BTHW3.to(device)
         past, latent = self._latents(images, history)
-        drawn = mixture_action_frames(batch) if network.action_frames != "none" else None
+        drawn = mixture_action_frames(batch, network.frame_style) if network.action_frames != "none" else None
         real = batch.frame_valid_BT[:, history::GROUP]  # a latent is recorded when the last frame behind it is
         valid = real.clone()
         valid[:, 0] = False
@@ -123,7 +124,7 @@ class MixtureClips:
         )
 
 
-def mixture_action_frames(batch: MixtureBatch) -> Tensor | None:
+def mixture_action_frames(batch: MixtureBatch, style: ActionFrameStyle = STYLE) -> Tensor | None:
     """Action frames uint8 [B, 1 + A, H, W, 3] of the known and the following frames; None unless all have a camera."""
     camera = batch.camera
     if camera is None or not bool(camera.known_B.all()):
@@ -139,12 +140,15 @@ def mixture_action_frames(batch: MixtureBatch) -> Tensor | None:
         views = camera.T_camera_base_BT44[row, batch.history :].double().numpy()
         model = PinholeCamera(K[0, 0], K[1, 1], K[0, 2], K[1, 2], width, height, views[0], lens if lens.any() else None)
         if (views == views[0]).all():
-            pictures.append(render_action_frames(poses, opening[row], model))
+            pictures.append(render_action_frames(poses, opening[row], model, style=style))
             continue
         moving = [replace(model, T_camera_base=view) for view in views]
         pictures.append(
             np.concatenate(
-                [render_action_frames(poses[t : t + 1], opening[row, t : t + 1], m) for t, m in enumerate(moving)]
+                [
+                    render_action_frames(poses[t : t + 1], opening[row, t : t + 1], m, style=style)
+                    for t, m in enumerate(moving)
+                ]
             )
         )
     return torch.from_numpy(np.stack(pictures))

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.action_frame import PLUMB_STYLE, STYLE
 from calibration.camera import PinholeCamera
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.episode import Episode
@@ -19,6 +20,9 @@ from prophrl_models.data.lerobot.format import LeRobotError
 from prophrl_models.data.split import held_out_of_each
 from prophrl_models.prophet.codec_small import GROUP
 from prophrl_models.prophet.motion import drawn_action_frames
+
+STYLES = (STYLE, PLUMB_STYLE)
+"""A codec serves networks that look at either."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ class Pictures:
         shots = pool[int(rng.integers(len(pool)))]
         first = int(rng.integers(len(shots.episode) - GROUP + 1))
         if action_frames and shots.camera is not None:
-            drawn: Image = drawn_action_frames(shots.drawn_T7[None, first : first + GROUP], [shots.camera])[0]
+            style = STYLES[int(rng.integers(len(STYLES)))]
+            drawn: Image = drawn_action_frames(shots.drawn_T7[None, first : first + GROUP], [shots.camera], style)[0]
             return drawn
         frames = shots.episode.color_THW3[first : first + GROUP]
         return np.stack([self._resized(np.asarray(frame)) for frame in frames])

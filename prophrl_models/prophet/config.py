@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from calibration.action_frame import PLUMB_STYLE, STYLE
+from calibration.action_frame_drawing import ActionFrameStyle
 from calibration.poses import ActionConvention
 from prophrl_models.data.image import WHOLE, ImageRegion
 from prophrl_models.policies.interface import Scaling
@@ -70,6 +72,8 @@ class NetworkConfig:
         scalar_actions: whether the numbers of the actions enter (spec 4.3).
         action_frames: "none"; "pooled", the paper's stream (spec 4.4), one vector for each latent frame; or "patch",
             pixel-aligned, added to the tokens.
+        plumb_line: action frames, where there are any, also show what lies straight below the TCP
+            (``calibration.action_frame.PLUMB_STYLE``).
         memory: how the history enters (spec 4.5), or None for no history.
         known_alone: the known frame stands alone, also where the codec's latents are of four frames each; the group
             that ends with it is then the newest of the history (``history.alone``). Other codecs know no other way.
@@ -93,6 +97,7 @@ class NetworkConfig:
     action_dim: int = 14
     scalar_actions: bool = True
     action_frames: str = "pooled"
+    plumb_line: bool = False
     memory: MemoryConfig | None = field(default_factory=MemoryConfig)
     known_alone: bool = False
     anchored: bool = False
@@ -112,6 +117,11 @@ class NetworkConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.patch[0] != 1 or min(self.patch) < 1:
             raise ValueError(f"a patch spans one latent frame, because each has its own time; got {self.patch}")
+
+    @property
+    def frame_style(self) -> ActionFrameStyle:
+        """How action frames are drawn for it."""
+        return PLUMB_STYLE if self.plumb_line else STYLE
 
 
 @dataclass(frozen=True)
@@ -190,7 +200,7 @@ class ProphetConfig:
             ValueError: a field is missing, unknown or unusable.
         """
         values = _known(ProphetConfig, raw, image_region=WHOLE.to_json())
-        network = _known(NetworkConfig, values["network"], known_alone=False, anchored=False)
+        network = _known(NetworkConfig, values["network"], plumb_line=False, known_alone=False, anchored=False)
         if network["memory"] is not None:
             memory = _known(MemoryConfig, network["memory"], positions=False)
             network["memory"] = MemoryConfig(**{**memory, "strides": tuple(map(tuple, memory["strides"]))})

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from calibration.action_frame import render_action_frames
+from calibration.action_frame import STYLE, render_action_frames
+from calibration.action_frame_drawing import ActionFrameStyle
 from calibration.camera import PinholeCamera
 from calibration.poses import ActionConvention, wrap_angle
 from prophrl_models.data.image import Image
@@ -56,7 +57,9 @@ def _moved(state_B7: Array, action_B7: Array, convention: ActionConvention) -> A
     return np.concatenate([position, angles, action_B7[:, 6:7]], axis=1)
 
 
-def drawn_action_frames(states_BT7: ArrayLike, cameras: Sequence[PinholeCamera]) -> Image:
+def drawn_action_frames(
+    states_BT7: ArrayLike, cameras: Sequence[PinholeCamera], style: ActionFrameStyle = STYLE
+) -> Image:
     """Action frames of integrated states, uint8 RGB [B, T, H, W, 3] at the cameras' (common) size."""
     states = np.asarray(states_BT7, dtype=np.float64)
     T_base_tcp = np.zeros((*states.shape[:2], 4, 4))
@@ -67,7 +70,7 @@ def drawn_action_frames(states_BT7: ArrayLike, cameras: Sequence[PinholeCamera])
     T_base_tcp[..., 3, 3] = 1.0
     return np.stack(
         [
-            render_action_frames(T, state[:, 6], camera)
+            render_action_frames(T, state[:, 6], camera, style=style)
             for T, state, camera in zip(T_base_tcp, states, cameras, strict=True)
         ]
     )

@@ -195,6 +195,7 @@ def latent_spec(world: ProphetConfig, config: ProphetTrainConfig, codec_hash: st
         codec_hash=codec_hash,
         action_frames=world.network.action_frames != "none",
         rule=window_rule(world, config),
+        plumb_line=world.network.plumb_line and world.network.action_frames != "none",
     )
 
 

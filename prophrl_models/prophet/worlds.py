@@ -231,7 +231,7 @@ class ProphetWorld:
         if self.needs_camera:
             cameras = [camera for camera in part.cameras if camera is not None]  # begin() saw to it that all are there
             poses_BT7 = states_BT7[rows, : 1 + codec.temporal * (latent_frames - 1)]
-            pictures = torch.from_numpy(drawn_action_frames(poses_BT7, cameras))
+            pictures = torch.from_numpy(drawn_action_frames(poses_BT7, cameras, self.config.network.frame_style))
             drawn = codec.encode(pictures.to(condition.device)).float()
         latents = self.sampler.sample(
             condition,

@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from benchmarks.action_frames import camera_in_front, chunk, straightforward
 from calibration.action_frame import (
     PAPER_STYLE,
+    PLUMB_STYLE,
     STYLE,
     draw_over,
     project_action_frames,
@@ -143,6 +144,45 @@ def test_the_drawn_disc_is_centred_on_the_projection_to_a_fraction_of_a_pixel(of
     np.testing.assert_allclose(centroid, centre, atol=0.1)
     # Area of the disc: radius 40 px at 1 m.
     assert picture.sum() / picture.max() == pytest.approx(np.pi * 40.0**2, rel=0.04)
+
+
+def test_a_plumb_line_ends_where_opencv_projects_the_point_of_the_table_below_the_tcp() -> None:
+    poses = np.stack([at(-0.6, 0.1, 0.3), at(-0.7, -0.2, 0.02), at(-0.5, 0.0, -0.05)])
+    seen = project_action_frames(poses, CAMERA)
+    rotation, _ = cv2.Rodrigues(CAMERA.T_camera_base[:3, :3])
+    below = poses[:, :3, 3] * (1.0, 1.0, 0.0)
+    expected, _ = cv2.projectPoints(below, rotation, CAMERA.T_camera_base[:3, 3], CAMERA.K, np.zeros(5))
+    np.testing.assert_allclose(seen.foot_px_M2, expected[:, 0], atol=1e-9)
+
+
+def test_along_a_ray_the_disc_hardly_changes_and_the_plumb_line_says_where_the_hand_is() -> None:
+    centre = project_action_frames(IN_VIEW[None], CAMERA).centre_px_M2
+    depth_m = project_action_frames(IN_VIEW[None], CAMERA).depth_M
+    farther = at(*CAMERA.unproject(centre, depth_m + 0.05)[0], Rotation.from_matrix(IN_VIEW[:3, :3]))
+    near, far = project_action_frames(np.stack([IN_VIEW, farther]), CAMERA).foot_px_M2
+    radius = PLUMB_STYLE.for_height(CAMERA.height).radii_px([depth_m[0], depth_m[0] + 0.05])
+    assert np.linalg.norm(far - near) > 4.0 * abs(radius[1] - radius[0])
+    one_frame, other = (one(T, 0.5, CAMERA, PLUMB_STYLE) for T in (IN_VIEW, farther))
+    foot = (one_frame[..., 0] > 100) & (one_frame[..., 2] > 100) & (one_frame[..., 1] < 60)
+    assert np.abs(np.argwhere(foot).mean(axis=0)[::-1] - near).max() < 0.5
+    assert (one_frame != other).any()
+
+
+def test_a_plumb_line_changes_the_papers_frame_only_along_itself() -> None:
+    plain, plumb = (one(IN_VIEW, 0.5, CAMERA, style) for style in (STYLE, PLUMB_STYLE))
+    seen = project_action_frames(IN_VIEW[None], CAMERA)
+    start, end = seen.centre_px_M2[0], seen.foot_px_M2[0]
+    changed = np.argwhere((plain != plumb).any(axis=-1))[:, ::-1] - start
+    along = (changed @ (end - start)) / np.dot(end - start, end - start)
+    beside = np.linalg.norm(changed - np.clip(along, 0.0, 1.0)[:, None] * (end - start), axis=1)
+    assert len(changed) > 20 and beside.max() < PLUMB_STYLE.for_height(CAMERA.height).foot_px + 2.0
+
+
+def test_a_foot_behind_the_camera_is_not_drawn() -> None:
+    upwards = replace(CAMERA, T_camera_base=inverse(at(0.0, 0.0, 1.0)))  # looks up from above the table
+    ahead = at(0.05, 0.0, 2.0)
+    assert np.isnan(project_action_frames(ahead[None], upwards).foot_px_M2).all()
+    assert np.array_equal(one(ahead, 0.5, upwards, PLUMB_STYLE), one(ahead, 0.5, upwards))
 
 
 def test_the_same_scene_in_a_picture_of_another_size_is_the_same_picture() -> None:
@@ -340,8 +380,14 @@ def test_other_shapes_are_refused_by_name(poses: tuple[int, ...], openings: tupl
 
 
 def test_a_style_that_cannot_be_drawn_is_refused() -> None:
-    for nonsense in ({"axis_m": 0.0}, {"radius_max_px": 1.0}, {"disc_share": 1.5}):
-        with pytest.raises(ValueError, match="sizes must be positive"):
+    for nonsense in (
+        {"axis_m": 0.0},
+        {"radius_max_px": 1.0},
+        {"foot_px": 0.0},
+        {"disc_share": 1.5},
+        {"plumb_px": -1.0},
+    ):
+        with pytest.raises(ValueError, match=r"sizes must be positive|plumb_px must not be negative and"):
             replace(STYLE, **nonsense)
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from calibration.action_frame import render_action_frames
+from calibration.action_frame import PLUMB_STYLE, render_action_frames
 from calibration.poses import from_euler
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.latents import LatentCache, LatentError, LatentSpec
-from prophrl_models.data.latents_build import build_latents
+from prophrl_models.data.latents_build import build_latents, episode_action_frames
 from prophrl_models.data.windows import WindowRule
 from prophrl_models.prophet.codec import Codec
 from prophrl_models.training.state_source import IntegratedState
@@ -97,6 +97,22 @@ def test_action_frames_show_the_poses_that_the_actions_lead_to(dataset: Dataset,
     found = cache.window(index).frame_CLhw
     assert found is not None
     np.testing.assert_allclose(found, latent, rtol=0.02, atol=0.03)
+
+
+def test_a_plumb_line_is_in_the_action_frames_and_nowhere_else(
+    dataset: Dataset, cache: LatentCache, tmp_path: Path
+) -> None:
+    spec, codec = replace(SPEC, plumb_line=True), new_codec()
+    plumb = build_latents(dataset, codec, spec, tmp_path, cameras=[camera()] * len(dataset))
+    drawn = episode_action_frames(dataset[0], camera().resized(48, 32), PLUMB_STYLE)
+    expected = codec.encode(torch.from_numpy(drawn[:9])[None])[0].numpy()
+    index = int(np.flatnonzero((cache.window_NI == (0, 0)).all(axis=1))[0])
+    plain, marked = cache.window(index), plumb.window(index)
+    np.testing.assert_array_equal(marked.clip_CLhw, plain.clip_CLhw)
+    assert marked.frame_CLhw is not None and plain.frame_CLhw is not None
+    np.testing.assert_allclose(marked.frame_CLhw, expected, rtol=0.02, atol=0.03)
+    assert np.abs(marked.frame_CLhw - plain.frame_CLhw).max() > 0.1
+    assert LatentCache(plumb.folder).spec == spec != cache.spec
 
 
 def test_holds_follow_an_episode_and_are_marked(dataset: Dataset, cache: LatentCache) -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from calibration.action_frame import render_action_frames
+from calibration.action_frame import PLUMB_STYLE, STYLE, render_action_frames
+from calibration.action_frame_drawing import ActionFrameStyle
 from calibration.camera import PinholeCamera
 from calibration.poses import ActionConvention, from_euler
 from prophrl_models.policies.interface import ObservationBatch, Scaling
@@ -273,14 +274,15 @@ def test_the_state_is_integrated_like_the_running_robots(convention: ActionConve
             np.testing.assert_allclose(state.state_B7[row].numpy(), counter.state_7, atol=1e-6)
 
 
-def test_action_frames_show_the_chunk_from_the_known_frame_on() -> None:
-    world = make_world()
+@pytest.mark.parametrize(("plumb_line", "style"), [(False, STYLE), (True, PLUMB_STYLE)])
+def test_action_frames_show_the_chunk_from_the_known_frame_on(plumb_line: bool, style: ActionFrameStyle) -> None:
+    world = make_world(plumb_line=plumb_line)
     assert world.needs_camera
     state, _ = world.advance(begin(world), steps_of([2, 0], opening=0.5), 1)
     world.advance(state, steps_of([1, -3], opening=0.75), 1)
     poses = [[x, 0, 0.5, 0, 0, 0] for x in (0.02, 0.03, *[0.0] * 19)]
     openings = [0.5, *[0.75] * 20]
-    pictures = render_action_frames(np.stack([from_euler(p) for p in poses]), np.array(openings), CAMERA)
+    pictures = render_action_frames(np.stack([from_euler(p) for p in poses]), np.array(openings), CAMERA, style=style)
     expected = MeanCodec().encode(torch.from_numpy(pictures)[None])
     torch.testing.assert_close(seen(world)["frames"], expected)
 
