@@ -188,7 +188,7 @@ def test_a_codec_trains_there(dataset: Path, tmp_path: Path) -> None:
     with second_device() as device:
         measured = train_codec([dataset], tmp_path / "there", CODEC, CODEC_OPTIONS, device=device)
     assert measured == pytest.approx(expected, rel=1e-3)
-    assert curve(tmp_path / "there") == pytest.approx(curve(tmp_path / "here"), rel=1e-4)
+    assert curve(tmp_path / "there") == pytest.approx(curve(tmp_path / "here"), rel=5e-4)  # sums in another order
 
 
 @pytest.mark.parametrize("train", ["full", pytest.param("lora", marks=pytest.mark.slow)])
