@@ -31,8 +31,8 @@ STYLE = ActionFrameStyle()
 """The paper's measures, scaled with the picture."""
 PLUMB_STYLE = ActionFrameStyle(plumb_px=6.0)
 """Ours: the paper's, and a line from the TCP straight down to the base's plane z = 0, usually the table. The disc alone
-hardly tells how far a hand is: 5 cm of depth are half a pixel of its radius in a picture of 96 rows. Where the line
-ends says it in pixels, next to the foot of what stands there (docs/decisions.md)."""
+hardly tells how far a hand is: 5 cm of depth are a third of a pixel of its radius in a picture of 96 rows. Where the
+line ends says it in pixels, next to the foot of what stands there (docs/decisions.md)."""
 PAPER_STYLE = ActionFrameStyle(design_height_px=None, whole_pixels=True)
 """The paper's measures as they are: for pictures at the video's source resolution."""
 NEAR_M = 0.01
