@@ -1,6 +1,6 @@
 """A judge as an argument: KIND:PLACE, and what is to be other than usual after commas.
 
-classifier:FOLDER    local:FOLDER,style=libero,votes=3    server:http://127.0.0.1:8000/v1,MODEL,deadline_s=300
+classifier:FOLDER    trajectory:FOLDER    local:FOLDER,style=libero,votes=3    server:http://127.0.0.1:8000/v1,MODEL,deadline_s=300
 
 The command line's help shows the forms, so this module imports nothing heavy until an argument is read.
 """
@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prophrl_models.reward.factory import JudgeSettings
 
-FORMS = "classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL, then options such as ,style=libero,votes=5"
+FORMS = (
+    "classifier:FOLDER, trajectory:FOLDER, local:FOLDER or server:ADDRESS,MODEL, then options such as "
+    ",style=libero,votes=5"
+)
 _VOTING: dict[str, Callable[[str], Any]] = {"style": str, "votes": int, "needed": int}
 OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "classifier": {"device": str},
+    "trajectory": {"device": str},
     "local": {**_VOTING, "device": str},
     "server": {**_VOTING, "timeout_s": float, "deadline_s": float},
 }

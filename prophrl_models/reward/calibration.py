@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from prophrl_models.reward.judge import Confusion, JudgeError
+from prophrl_models.reward.judge import Confusion, JudgeError, Verdict
 
 Logits = NDArray[np.float64]
 LEAST_RECALL = 0.5
@@ -35,6 +35,17 @@ class Decision:
 
     def probability(self, logit: Logits) -> Logits:
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(np.asarray(logit) / self.temperature, -60.0, 60.0))))
+
+    def verdict(self, logit_T: Logits, index_T: NDArray[np.int64]) -> Verdict:
+        """What the last of T logits says, of the frames ``index_T``; one vote. ``finish_step`` is the first of them
+        from which the probability never went back below the threshold."""
+        probability_T = self.probability(logit_T)
+        score, finish = float(probability_T[-1]), None
+        success = score >= self.threshold
+        if success:
+            below = np.flatnonzero(probability_T < self.threshold)
+            finish = int(index_T[below[-1] + 1]) if len(below) else int(index_T[0])
+        return Verdict(success, score, (success,), finish, f"probability {score:.3f}, threshold {self.threshold:.3f}")
 
 
 def fit_temperature(logit_N: Logits, truth_N: NDArray[np.bool_]) -> float:

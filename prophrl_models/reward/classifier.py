@@ -2,8 +2,7 @@
 
 Each frame is read together with its difference from the first frame: what left its place and what arrived elsewhere is
 then a local pattern, and an object of four pixels does not get lost. A convolutional trunk of stride 8, attention
-pooling over places with queries that depend on the task, and causal attention over time. Attention over time has no
-positions, only a penalty on distance (ALiBi, Press et al. 2022), so the number of frames seen is no evidence.
+pooling over places with queries that depend on the task, and causal attention over time (``time_attention``).
 
 B videos, T frames, H x W pixels, N = B T, P places, D channels, M width of a frame's token.
 """
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prophrl_models.reward.judge import JudgeError
+from prophrl_models.reward.time_attention import TimeBlock
+from prophrl_models.reward.vocabulary import task_numbers
 
 MAX_PARAMETERS = 1_000_000
 
@@ -82,7 +83,7 @@ class SuccessClassifier(nn.Module):
         self.task = nn.Embedding(len(config.tasks), config.queries * channels)
         self.task_token = nn.Embedding(len(config.tasks), config.token)
         self.to_token = nn.Linear(config.queries * channels, config.token)
-        self.over_time = nn.ModuleList(_TimeBlock(config.token, config.heads) for _ in range(config.layers))
+        self.over_time = nn.ModuleList(TimeBlock(config.token, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.token)
         self.out = nn.Linear(config.token, 1)
         for embedding in (self.task, self.task_token):
@@ -123,19 +124,8 @@ class SuccessClassifier(nn.Module):
         return self.out(self.norm(x)).squeeze(-1)  # type: ignore[no-any-return]
 
     def task_numbers(self, tasks: Sequence[str]) -> Tensor:
-        """Positions [B] of instructions in the vocabulary, upper and lower case alike.
-
-        Raises:
-            JudgeError: an instruction that the classifier was not trained on.
-        """
-        known = {task.strip().lower(): number for number, task in enumerate(self.config.tasks)}
-        for task in tasks:
-            if task.strip().lower() not in known:
-                raise JudgeError(
-                    f"the classifier was not trained on the task {task!r}, only on {', '.join(self.config.tasks)}; "
-                    "train one on videos of it with 'prophrl reward train'"
-                )
-        return torch.tensor([known[task.strip().lower()] for task in tasks], dtype=torch.long)
+        """Positions [B] of tasks in the vocabulary; see ``vocabulary.task_numbers``."""
+        return task_numbers(tasks, self.config.tasks)
 
 
 class _Trunk(nn.Module):
@@ -155,29 +145,3 @@ class _Trunk(nn.Module):
         for convolution, norm in zip(self.down, self.norms, strict=True):
             x = F.silu(norm(convolution(x)))
         return x + F.silu(self.refine_norm(self.refine(x)))
-
-
-class _TimeBlock(nn.Module):
-    """Causal self-attention whose scores fall with distance in time, and a feed-forward layer; pre-norm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def forward(self, x_BTM: Tensor) -> Tensor:
-        B, T, M = x_BTM.shape
-        q, k, v = self.qkv(self.norm1(x_BTM)).view(B, T, 3, self.heads, M // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=_recency(T, self.heads, x_BTM))
-        x = x_BTM + self.merge(mixed.transpose(1, 2).reshape(B, T, M))
-        return x + self.feed(self.norm2(x))  # type: ignore[no-any-return]
-
-
-def _recency(T: int, heads: int, like: Tensor) -> Tensor:
-    """Additive mask [heads, T, T]: minus infinity on the future, a slope per head on the past; one head has none."""
-    age = torch.arange(T, device=like.device)[:, None] - torch.arange(T, device=like.device)[None]
-    slopes = torch.tensor([0.0, *(2.0**-n for n in range(heads - 1))], device=like.device, dtype=like.dtype)
-    penalty = -slopes[:, None, None] * age
-    return penalty.masked_fill(age < 0, float("-inf"))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,17 +265,33 @@ def _all(count: int, value: int) -> NDArray[np.int8]:
     return np.full(count, value, dtype=np.int8)
 
 
+class _Known(Protocol):
+    """What a split goes by."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def success(self) -> bool: ...
+    @property
+    def recording(self) -> str: ...
+
+
+Known = TypeVar("Known", bound=_Known)
+
+
 def split(
-    videos: Sequence[LabelledVideo], validation: float, test: float, seed: int
-) -> tuple[list[LabelledVideo], list[LabelledVideo], list[LabelledVideo]]:
-    """Training, validation and test videos; each task and outcome is divided by itself, whole recordings at a time.
+    videos: Sequence[Known], validation: float, test: float, seed: int
+) -> tuple[list[Known], list[Known], list[Known]]:
+    """Training, validation and test videos or trajectories.
+
+    Each task and outcome is divided by itself, whole recordings at a time.
 
     A recording and the videos that show it again stay together. The order within a group comes from a hash of
     (seed, recording), so a video keeps its side when others are added later as far as the shares allow. A group of two
     or more recordings always gives validation one, a group of three or more also the test.
     """
-    parts: tuple[list[LabelledVideo], list[LabelledVideo], list[LabelledVideo]] = ([], [], [])
-    groups: dict[tuple[str, bool], dict[str, list[LabelledVideo]]] = {}
+    parts: tuple[list[Known], list[Known], list[Known]] = ([], [], [])
+    groups: dict[tuple[str, bool], dict[str, list[Known]]] = {}
     for video in videos:
         groups.setdefault((video.task, video.success), {}).setdefault(video.recording, []).append(video)
     for _, group in sorted(groups.items()):

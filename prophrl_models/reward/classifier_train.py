@@ -33,7 +33,8 @@ from prophrl_models.reward.classifier_data import (
     labelled_videos,
     split,
 )
-from prophrl_models.reward.classifier_judge import ClassifierJudge, save_classifier
+from prophrl_models.reward.classifier_files import save_classifier
+from prophrl_models.reward.classifier_judge import ClassifierJudge
 from prophrl_models.reward.judge import JudgeError
 from prophrl_models.reward.measure import judge_all, summary, trials
 from prophrl_models.training.loop import Loop, LoopOptions, Progress

@@ -11,7 +11,9 @@ from typing import Any
 
 from prophrl_models.reward.judge import Judge, JudgeError
 
-KINDS = ("classifier", "local", "server")
+KINDS = ("classifier", "trajectory", "local", "server")
+TRAINED = ("classifier", "trajectory")
+"""Those that ``prophrl reward train`` makes."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class JudgeSettings:
     """Which judge.
 
     Attributes:
-        kind: "classifier", "local" or "server".
+        kind: "classifier" (of videos), "trajectory" (a classifier of trajectories), "local" or "server".
         place: the classifier's or the model's folder, or the server's address.
         model: name of the model at a server.
         votes, needed: of a vision-language model, see ``votes.VoteRule``.
@@ -62,12 +64,14 @@ def open_judge(settings: JudgeSettings, **options: Any) -> Judge:
         raise JudgeError(f"unknown kind of judge {settings.kind!r}; choose one of {', '.join(KINDS)}")
     if not settings.place:
         raise JudgeError(f"a judge of kind {settings.kind!r} needs its place: a folder, or the address of a server")
-    if settings.kind == "classifier":
+    if settings.kind in TRAINED:
         import torch
 
-        from prophrl_models.reward.classifier_judge import load_classifier
+        from prophrl_models.reward.classifier_files import load_classifier, load_trajectory_judge
 
-        return load_classifier(settings.place, settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        load = load_classifier if settings.kind == "classifier" else load_trajectory_judge
+        return load(settings.place, device)
     from prophrl_models.reward.votes import Answerer, VoteRule, VotingJudge
 
     answerer: Answerer
@@ -94,8 +98,8 @@ def judge_identity(settings: JudgeSettings) -> dict[str, Any]:
         JudgeError: the judge's folder does not hold its files.
     """
     identity: dict[str, Any] = {"kind": settings.kind, "place": settings.place, "model": settings.model}
-    if settings.kind == "classifier":
-        from prophrl_models.reward.classifier_judge import CONFIG, WEIGHTS
+    if settings.kind in TRAINED:
+        from prophrl_models.reward.classifier_files import CONFIG, WEIGHTS
 
         return {**identity, "sha256": _files_hash([Path(settings.place) / name for name in (WEIGHTS, CONFIG)])}
     from prophrl_models.reward.prompts import prompts

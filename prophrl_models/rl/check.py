@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.poses import ActionConvention
 from prophrl_models.policies.interface import FlowPolicy
 from prophrl_models.prophet.rollout import ImaginedWorld, Prompt
+from prophrl_models.reward.attempts import Attempt, TrajectoryJudge, judge_attempts
 from prophrl_models.reward.judge import Confusion, Judge
+from prophrl_models.reward.trajectory import Trajectory
 from prophrl_models.rl.gates import (
     CheckReport,
     CheckSettings,
@@ -34,12 +37,16 @@ __all__ = ["CheckReport", "CheckSettings", "Finding", "LabelledVideo", "LoggedEp
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """A video uint8 [T, H, W, 3] whose outcome somebody knows; ``seen``: the judge was trained on it."""
+    """A video uint8 [T, H, W, 3] whose outcome somebody knows.
+
+    ``seen``: the judge was trained on it; ``trajectory``: where the hand was told to go, for judges that ask.
+    """
 
     frames_THW3: NDArray[np.uint8]
     task: str
     success: bool
     seen: bool = False
+    trajectory: Trajectory | None = None
 
 
 def run_check(
@@ -86,11 +93,15 @@ def run_check(
     tell(f"judging {len(labelled)} labelled videos")
     judged = [_judged(judge, [v for v in labelled if v.seen == seen]) for seen in KNOWN]
     findings += judge_gates(judged[0], judged[1], settings)
+    if isinstance(judge, TrajectoryJudge):
+        tell("the judge never looks at imagined pictures: nothing to be learned from logs imagined again")
+        return CheckReport(tuple(findings))
     tell(f"imagining {len(logged)} logged episodes")
     videos = replay_videos(world, logged, keep=min(options.keep, world.actions), seed=seed) if logged else []
-    imagined = [_outcomes(judge, videos, logged, seen) for seen in KNOWN]
+    imagined = [_outcomes(judge, videos, logged, seen, world.convention) for seen in KNOWN]
     filmed = [e for e in logged if e.frames_THW3 is not None]
-    real = [_outcomes(judge, [np.asarray(e.frames_THW3) for e in filmed], filmed, seen) for seen in KNOWN]
+    pictures = [np.asarray(e.frames_THW3) for e in filmed]
+    real = [_outcomes(judge, pictures, filmed, seen, world.convention) for seen in KNOWN]
     findings.append(outcome_gate(imagined[0], real[0], settings, imagined[1], real[1]))
     return CheckReport(tuple(findings))
 
@@ -100,18 +111,22 @@ KNOWN = (False, True)
 
 
 def _judged(judge: Judge, videos: Sequence[LabelledVideo]) -> Confusion:
-    verdicts = judge.judge([v.frames_THW3 for v in videos], [v.task for v in videos]) if videos else []
+    verdicts = judge_attempts(judge, [Attempt(v.frames_THW3, v.task, v.trajectory) for v in videos])
     return Confusion.of([v.success for v in verdicts], [v.success for v in videos])
 
 
 def _outcomes(
-    judge: Judge, videos: Sequence[NDArray[np.uint8]], episodes: Sequence[LoggedEpisode], seen: bool
+    judge: Judge,
+    videos: Sequence[NDArray[np.uint8]],
+    episodes: Sequence[LoggedEpisode],
+    seen: bool,
+    convention: ActionConvention,
 ) -> Confusion:
     """Verdicts on videos of those episodes that judge or world have seen, or of the others."""
     rows = [row for row, e in enumerate(episodes) if (e.seen_by_judge or e.seen_by_world) == seen]
     if not rows:
         return Confusion(0, 0, 0, 0)
-    return compare_outcomes(judge, [videos[row] for row in rows], [episodes[row] for row in rows])
+    return compare_outcomes(judge, [videos[row] for row in rows], [episodes[row] for row in rows], convention)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calibration.camera import PinholeCamera
+from calibration.poses import ActionConvention
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.image import POLICY_HEIGHT, POLICY_WIDTH
 from prophrl_models.policies.interface import ObservationBatch
+from prophrl_models.prophet.motion import integrated
 from prophrl_models.prophet.rollout import ImaginedWorld, Prompt, imagine
+from prophrl_models.reward.attempts import Attempt, judge_attempts
 from prophrl_models.reward.judge import Confusion, Judge
+from prophrl_models.rl.judged import trajectory_of
 from prophrl_models.rl.seen import NONE_SEEN, SeenInTraining
 from prophrl_models.rl.starts import dataset_starts
 from prophrl_models.training.settings import TrainingError
@@ -166,9 +170,26 @@ def replay_videos(
     return videos
 
 
-def compare_outcomes(judge: Judge, videos: Sequence[NDArray[np.uint8]], episodes: Sequence[LoggedEpisode]) -> Confusion:
-    """Verdicts on videos of the episodes against what happened there."""
-    verdicts = judge.judge(list(videos), [episode.prompt.instruction for episode in episodes])
+def logged_attempts(
+    videos: Sequence[NDArray[np.uint8]], episodes: Sequence[LoggedEpisode], convention: ActionConvention
+) -> list[Attempt]:
+    """One for each episode with its video, filmed or imagined; ``convention`` is that of the actions."""
+    attempts = []
+    for video, episode in zip(videos, episodes, strict=True):
+        state_7 = np.asarray(episode.prompt.state_7)
+        state_T7 = integrated(state_7[None], episode.actions_T7[None], convention)[0]
+        attempts.append(Attempt(video, episode.prompt.instruction, trajectory_of(episode.prompt, state_T7)))
+    return attempts
+
+
+def compare_outcomes(
+    judge: Judge,
+    videos: Sequence[NDArray[np.uint8]],
+    episodes: Sequence[LoggedEpisode],
+    convention: ActionConvention,
+) -> Confusion:
+    """Verdicts on videos of the episodes against what happened there; ``convention`` is that of the actions."""
+    verdicts = judge_attempts(judge, logged_attempts(videos, episodes, convention))
     return Confusion.of([verdict.success for verdict in verdicts], [episode.success for episode in episodes])
 
 

@@ -31,7 +31,9 @@ from torch import Tensor
 from prophrl_models.policies.grip import firm_grip
 from prophrl_models.policies.interface import FlowPolicy, Inputs, ObservationBatch
 from prophrl_models.prophet.rollout import ImaginedWorld, Prompt, imagine
+from prophrl_models.reward.attempts import judge_attempts
 from prophrl_models.reward.judge import Judge, Verdict
+from prophrl_models.rl.judged import imagined_attempts
 from prophrl_models.rl.sde import sde_step, shifted_grid
 from prophrl_models.rl.settings import Reward, RolloutOptions
 from prophrl_models.training.settings import TrainingError
@@ -228,12 +230,11 @@ class RolloutWorker:
                 batch=len(prompts),
             )
         rolled_s = time.perf_counter()
-        frames = [np.asarray(video) for video in imagined.frames_BTHW3]
-        tasks = [prompt.instruction for prompt in prompts]
-        verdicts = self.judge.judge(frames, tasks)
+        attempts = imagined_attempts(imagined)
+        verdicts = judge_attempts(self.judge, attempts)
         audited = torch.full((len(prompts),), float("nan"))
         if self.auditor is not None and not sde:
-            audited = torch.tensor([_rated(v.success) for v in self.auditor.judge(frames, tasks)])
+            audited = torch.tensor([_rated(v.success) for v in judge_attempts(self.auditor, attempts)])
         judged_s = time.perf_counter()
         rate_hz = self.policy.spec.control_rate_hz
         return Rollouts(
@@ -245,7 +246,7 @@ class RolloutWorker:
             audited_B=audited,
             start_B=torch.tensor(unit.starts, dtype=torch.int64),
             seed_B=torch.tensor(unit.seeds, dtype=torch.int64),
-            videos=tuple(_compressed(video, rate_hz) if unit.video else b"" for video in frames),
+            videos=tuple(_compressed(video, rate_hz) if unit.video else b"" for video in imagined.frames_BTHW3),
             reasons=tuple(v.reason for v in verdicts),
             seconds={
                 "policy": sampler.spent_s,

@@ -9,8 +9,8 @@ from pathlib import Path
 from prophrl_models.data.dataset_format import EpisodeRow
 from prophrl_models.data.split import original_name
 from prophrl_models.prophet.trained_on import TrainedOn
-from prophrl_models.reward.classifier_judge import read_provenance
-from prophrl_models.reward.factory import JudgeSettings
+from prophrl_models.reward.classifier_files import read_provenance
+from prophrl_models.reward.factory import TRAINED, JudgeSettings
 from prophrl_models.training.checkpoint import PROVENANCE
 
 
@@ -34,7 +34,7 @@ class SeenInTraining:
         Raises:
             JudgeError, CheckpointError: they do not say, or their record is damaged.
         """
-        videos = read_provenance(judge.place)["videos"] if judge.kind == "classifier" else {}
+        videos = read_provenance(judge.place)["videos"] if judge.kind in TRAINED else {}
         sources = frozenset(source for part in ("training", "validation") for source in videos.get(part, ()))
         made_of = json.loads((world / PROVENANCE).read_text(encoding="utf-8"))
         return SeenInTraining(sources, TrainedOn.of_provenance(made_of, str(world)))

@@ -15,7 +15,7 @@ from prophrl_models.prophet.config import preset
 from prophrl_models.prophet.network import Prophet
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
-from prophrl_models.reward.classifier_judge import save_classifier
+from prophrl_models.reward.classifier_files import save_classifier
 from prophrl_models.reward.factory import JudgeSettings
 from prophrl_models.rl.open_run import Sources
 from prophrl_models.rl.settings import RlSettings, load_settings

@@ -27,7 +27,7 @@ from prophrl_models.prophet.rollout import Prompt
 from prophrl_models.prophet.worlds import load_world
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
-from prophrl_models.reward.classifier_judge import save_classifier
+from prophrl_models.reward.classifier_files import save_classifier
 from prophrl_models.reward.frames import read_video
 from prophrl_models.reward.judge import Confusion, Verdict, Video
 from prophrl_models.rl.rollouts import RolloutWorker

@@ -22,7 +22,7 @@ from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.worlds import load_world
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
-from prophrl_models.reward.classifier_judge import save_classifier
+from prophrl_models.reward.classifier_files import save_classifier
 from prophrl_models.reward.factory import JudgeSettings
 from prophrl_models.reward.judge import Confusion, Verdict, Video
 from prophrl_models.rl.audit import OutcomeRate

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
-from prophrl_models.reward.classifier_judge import ClassifierJudge, load_classifier, read_provenance, save_classifier
+from prophrl_models.reward.classifier_files import load_classifier, read_provenance, save_classifier
+from prophrl_models.reward.classifier_judge import ClassifierJudge
 from prophrl_models.reward.judge import JudgeError
 
 TASKS = ("grasp the bottle and lift it", "put the red cube into the bowl")

@@ -12,7 +12,7 @@ import torch
 
 from prophrl_models.reward.classifier import ClassifierConfig
 from prophrl_models.reward.classifier_clips import ClipOptions
-from prophrl_models.reward.classifier_judge import load_classifier, read_provenance
+from prophrl_models.reward.classifier_files import load_classifier, read_provenance
 from prophrl_models.reward.classifier_train import CLASSIFIER_FOLDER, ClassifierTraining, frame_loss, train_classifier
 from prophrl_models.reward.judge import JudgeError
 from prophrl_models.training.checkpoint import CheckpointError

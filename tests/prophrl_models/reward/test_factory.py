@@ -10,7 +10,7 @@ import pytest
 from prophrl_models.reward import prompts
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
-from prophrl_models.reward.classifier_judge import save_classifier
+from prophrl_models.reward.classifier_files import save_classifier
 from prophrl_models.reward.factory import JudgeSettings, judge_identity
 from prophrl_models.reward.judge import JudgeError
 

@@ -120,7 +120,7 @@ def test_outcomes_are_compared_with_what_happened() -> None:
     episodes = [LoggedEpisode(p, action, success) for p, success in zip(prompts, (True, True, False), strict=True)]
     videos = replay_videos(DotWorld(0.0), episodes)
     judge = LabelJudge.of(videos[:2], [True, False])  # the third it does not know
-    assert compare_outcomes(judge, videos, episodes) == Confusion(1, 0, 0, 1, no_judgement=1)
+    assert compare_outcomes(judge, videos, episodes, CONVENTION) == Confusion(1, 0, 0, 1, no_judgement=1)
 
 
 def test_actions_that_cannot_be_replayed_are_refused() -> None:

@@ -24,7 +24,7 @@ from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.trained_on import CODEC_RECORD, RECORD, TrainedOn
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
-from prophrl_models.reward.classifier_judge import save_classifier
+from prophrl_models.reward.classifier_files import save_classifier
 from robot_bridge.twin.tasks import get_task
 from tests.helpers.reaches import CONVENTION, camera, places, reach
 from tests.helpers.twin_policies import write_untrained

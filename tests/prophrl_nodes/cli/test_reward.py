@@ -11,7 +11,7 @@ from prophrl_nodes.cli.main import main
 
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
-from prophrl_models.reward.classifier_judge import save_classifier
+from prophrl_models.reward.classifier_files import save_classifier
 from prophrl_models.trials.video import write_video
 from tests.helpers.chat_server import serving
 from tests.helpers.drawn_videos import TASK, carry

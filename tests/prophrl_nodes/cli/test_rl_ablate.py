@@ -24,7 +24,7 @@ from prophrl_models.prophet.config import preset
 from prophrl_models.prophet.network import Prophet
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
-from prophrl_models.reward.classifier_judge import save_classifier
+from prophrl_models.reward.classifier_files import save_classifier
 from prophrl_models.rl.settings import load_settings
 from prophrl_models.training.checkpoint import read_checkpoint, save_policy
 from robot_bridge.twin.tasks import get_task

@@ -23,7 +23,7 @@ from prophrl_models.prophet.config import preset
 from prophrl_models.prophet.network import Prophet
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
-from prophrl_models.reward.classifier_judge import save_classifier
+from prophrl_models.reward.classifier_files import save_classifier
 from prophrl_models.training.loop import LoopOptions
 from prophrl_models.training.sft import SftConfig, train_policy
 from tests.helpers.reaches import camera

@@ -1,6 +1,7 @@
 """Judges of success videos: train one, test one, ask one.
 
   prophrl reward train runs/judge runs/dataset                              a small classifier, from demonstrations
+  prophrl reward train runs/judge runs/dataset --kind trajectory            one that looks at commands, not at videos
   prophrl reward train runs/judge runs/dataset runs/videos --task "put the red cube into the bowl"
   prophrl reward test runs/dataset --classifier runs/judge/classifier       precision and recall on known outcomes
   prophrl reward judge runs/videos --task place_cube --local weights/Qwen2.5-VL-7B-Instruct
@@ -16,14 +17,22 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prophrl_nodes.cli.output import print_json, progress, table
 
 if TYPE_CHECKING:
     from prophrl_models.reward.classifier_data import LabelledVideo
+    from prophrl_models.reward.classifier_train import ClassifierTraining
     from prophrl_models.reward.judge import Judge
+    from prophrl_models.reward.measure import Judged
+    from prophrl_models.reward.trajectory_data import LabelledTrajectory
+    from prophrl_models.reward.trajectory_train import TrajectoryTraining
     from prophrl_models.training.loop import Progress
+
+
+Training = TypeVar("Training", "ClassifierTraining", "TrajectoryTraining")
+Known = TypeVar("Known", "LabelledVideo", "LabelledTrajectory")
 
 
 class UsageError(ValueError):
@@ -36,8 +45,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     train = what.add_parser("train", help="train a success classifier on demonstrations and labelled videos")
     train.add_argument("out", type=Path, metavar="OUT", help="folder of the run, new or to be continued")
     _sources(train)
-    train.add_argument("--steps", type=int, help="optimiser steps (default: 1500)")
-    train.add_argument("--precision", type=float, help="wanted of the threshold, on held-out videos (default: 0.97)")
+    train.add_argument(
+        "--kind", choices=("video", "trajectory"), default="video",
+        help="what it looks at: videos, or where the hand goes in the start picture; the latter needs datasets with "
+        "outcomes and a calibrated camera (default: video)",
+    )  # fmt: skip
+    train.add_argument("--steps", type=int, help="optimiser steps (default: 1500; trajectory 400)")
+    train.add_argument("--precision", type=float, help="wanted of the threshold (default: 0.97; trajectory 0.9)")
     train.add_argument("--seed", type=int, default=0, help="of split, initialisation and clips (default: 0)")
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -66,7 +80,8 @@ def _sources(parser: argparse.ArgumentParser) -> None:
 
 def _judges(parser: argparse.ArgumentParser) -> None:
     kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--classifier", metavar="FOLDER", help="a trained classifier")
+    kind.add_argument("--classifier", metavar="FOLDER", help="a trained classifier of videos")
+    kind.add_argument("--trajectory", metavar="FOLDER", help="a trained classifier of trajectories")
     kind.add_argument("--local", metavar="FOLDER", help="a Qwen2.5-VL or Qwen3-VL model on this machine")
     kind.add_argument("--server", metavar="URL", help="a server of the OpenAI protocol, up to and with /v1")
     parser.add_argument("--model", default="", help="the model's name at the server")
@@ -83,26 +98,52 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from prophrl_models.reward.classifier_train import ClassifierTraining, train_classifier
+    from prophrl_models.reward.trajectory_train import TrajectoryTraining, train_trajectory_classifier
     from prophrl_models.serving.engine import choose_device
 
     device = str(choose_device(options.device))
-    config = ClassifierTraining(seed=options.seed, threads=options.threads)
-    loop = dataclasses.replace(config.loop, seed=options.seed, steps=options.steps or config.loop.steps)
-    config = dataclasses.replace(config, loop=loop, wanted_precision=options.precision or config.wanted_precision)
-    sources = [(source, options.task) for source in options.sources]
-    folder = train_classifier(sources, options.out, config, _show, device)
-    print(_judgement(folder, config.wanted_precision))
+    if options.kind == "trajectory":
+        learned = _given(TrajectoryTraining(), options)
+        folder = train_trajectory_classifier(_datasets(options), options.out, learned, _show, device)
+        print(_judgement(folder, learned.wanted_precision))
+    else:
+        config = _given(ClassifierTraining(), options)
+        sources = [(source, options.task) for source in options.sources]
+        folder = train_classifier(sources, options.out, config, _show, device)
+        print(_judgement(folder, config.wanted_precision))
     print(f"classifier: {folder}")
     return 0
 
 
+def _given(config: Training, options: argparse.Namespace) -> Training:
+    """The settings with what the command says of them."""
+    loop = dataclasses.replace(config.loop, seed=options.seed, steps=options.steps or config.loop.steps)
+    return dataclasses.replace(
+        config, seed=options.seed, threads=options.threads, loop=loop,
+        wanted_precision=options.precision or config.wanted_precision,
+    )  # fmt: skip
+
+
+def _datasets(options: argparse.Namespace) -> list[Path]:
+    """Sources that must be datasets: videos do not say what was commanded."""
+    from prophrl_models.data.dataset_format import DATASET_FILE
+
+    for source in options.sources:
+        if not (source / DATASET_FILE).is_file():
+            raise UsageError(
+                f"{source} is no dataset: a judge of trajectories needs actions and start pictures, as "
+                "'prophrl dataset build' writes them"
+            )
+    return list(options.sources)
+
+
 def _judgement(folder: Path, wanted_precision: float) -> str:
     """What the threshold is worth on the videos that it was chosen on, in a sentence."""
-    from prophrl_models.reward.classifier_judge import load_classifier, read_provenance
+    from prophrl_models.reward.classifier_files import read_decision, read_provenance
 
     rates = read_provenance(folder)["validation"]["rates"]["all"]
     precision, recall = rates["precision"] or 0.0, rates["recall"] or 0.0
-    threshold = load_classifier(folder).decision.threshold
+    threshold = read_decision(folder).threshold
     said = f"threshold {threshold:.2f}: precision {precision:.2f}, recall {recall:.2f} on validation videos"
     if precision < wanted_precision:
         said += (
@@ -120,11 +161,13 @@ def _show(done: Progress) -> None:
 def _test(options: argparse.Namespace) -> int:
     from prophrl_models.reward.measure import judge_all, summary
 
-    judge = _open(options)
-    seen = set() if options.seen or not options.classifier else _trained_on(Path(options.classifier))
+    judge, trained = _open(options), options.classifier or options.trajectory
+    seen = set() if options.seen or not trained else _trained_on(Path(trained))
     skipped: list[str] = []
-    videos = _labelled(options, seen, skipped)
-    judged = list(judge_all(judge, videos, made=options.made))
+    if options.trajectory:
+        judged = _judged_trajectories(judge, options, seen, skipped)
+    else:
+        judged = list(judge_all(judge, _labelled(options, seen, skipped), made=options.made))
     if not judged:
         raise UsageError(f"no video to test on ({len(skipped)} were used in training; --seen takes them too)")
     found = {"judge": judge.name, "skipped": len(skipped), **summary(judged)}
@@ -144,18 +187,36 @@ def _labelled(options: argparse.Namespace, seen: set[str], skipped: list[str]) -
     from prophrl_models.reward.classifier_data import AsRecorded, labelled_videos
 
     for source in options.sources:
-        taken = 0
-        for video in labelled_videos(source, AsRecorded(), options.task):
-            if video.id in seen or video.recording in seen:
-                skipped.append(video.id)
-            elif options.limit is None or taken < options.limit:
-                taken += 1
-                yield video
+        yield from _unseen(labelled_videos(source, AsRecorded(), options.task), options.limit, seen, skipped)
+
+
+def _judged_trajectories(judge: Any, options: argparse.Namespace, seen: set[str], skipped: list[str]) -> list[Judged]:
+    from prophrl_models.data.dataset import Dataset
+    from prophrl_models.reward.trajectory_data import labelled_trajectories
+    from prophrl_models.reward.trajectory_train import judge_trajectories
+
+    found = [
+        each
+        for source in _datasets(options)
+        for each in _unseen(labelled_trajectories(Dataset(source)), options.limit, seen, skipped)
+    ]
+    return judge_trajectories(judge, found, made=options.made)
+
+
+def _unseen(found: Iterator[Known], limit: int | None, seen: set[str], skipped: list[str]) -> Iterator[Known]:
+    """At most ``limit`` of those that were not used in training; the others' ids go into ``skipped``."""
+    taken = 0
+    for each in found:
+        if each.id in seen or each.recording in seen:
+            skipped.append(each.id)
+        elif limit is None or taken < limit:
+            taken += 1
+            yield each
 
 
 def _trained_on(folder: Path) -> set[str]:
     """Videos on which a classifier's weights or threshold depend."""
-    from prophrl_models.reward.classifier_judge import read_provenance
+    from prophrl_models.reward.classifier_files import read_provenance
 
     videos = read_provenance(folder)["videos"]
     return {*videos["training"], *videos["validation"]}
@@ -164,6 +225,11 @@ def _trained_on(folder: Path) -> set[str]:
 def _judge(options: argparse.Namespace) -> int:
     from prophrl_models.reward.frames import find_videos, read_video
 
+    if options.trajectory:
+        raise UsageError(
+            "a video does not say what was commanded; judge it by --classifier, --local or --server, or test the judge "
+            "of trajectories on a dataset: prophrl reward test DATASET --trajectory FOLDER"
+        )
     judge, rows = _open(options), []
     for path in progress(find_videos(options.videos), "video"):
         (verdict,) = judge.judge([read_video(path)], [options.task])
@@ -185,8 +251,8 @@ def _open(options: argparse.Namespace) -> Judge:
 
     if options.server and not options.model:
         raise UsageError("--server needs --model, the name under which it knows the model")
-    kind = "classifier" if options.classifier else "local" if options.local else "server"
-    place = options.classifier or options.local or options.server
+    given = {kind: getattr(options, kind) for kind in ("classifier", "trajectory", "local", "server")}
+    kind, place = next((kind, place) for kind, place in given.items() if place)
     settings = JudgeSettings(
         kind, place, options.model, options.votes, options.needed, options.style, options.device
     )  # fmt: skip

@@ -208,12 +208,13 @@ def _audit(options: argparse.Namespace) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
+    import numpy as np
     import torch
 
     from prophrl_models.data.dataset import Dataset
     from prophrl_models.rl.check import CheckSettings, LabelledVideo, run_check
     from prophrl_models.rl.open_run import open_worker
-    from prophrl_models.rl.replays import joined_episodes
+    from prophrl_models.rl.replays import joined_episodes, logged_attempts
     from prophrl_models.rl.seen import SeenInTraining
     from prophrl_nodes.cli.output import print_json
 
@@ -224,10 +225,11 @@ def _check(options: argparse.Namespace) -> int:
     datasets = [Dataset(folder) for folder in options.datasets]
     seen = SeenInTraining.of(sources.judge, sources.world)
     logged = joined_episodes(datasets, most=options.episodes, seed=settings.seed, seen=seen)
+    filmed = [e for e in logged if e.frames_THW3 is not None]
+    attempts = logged_attempts([np.asarray(e.frames_THW3) for e in filmed], filmed, worker.world.convention)
     labelled = [
-        LabelledVideo(e.frames_THW3, e.prompt.instruction, e.success, e.seen_by_judge)
-        for e in logged
-        if e.frames_THW3 is not None
+        LabelledVideo(a.video_THW3, a.task, e.success, e.seen_by_judge, a.trajectory)
+        for a, e in zip(attempts, filmed, strict=True)
     ]
     report = run_check(
         worker.policy,

@@ -19,8 +19,9 @@ from calibration.poses import ActionConvention, integrate_chunk
 from prophrl_models.data.image import Image, ImageRegion, policy_camera, policy_image
 from prophrl_models.data.synchronise import SyncSpec, state_vector
 from prophrl_models.prophet.rollout import Prompt
+from prophrl_models.reward.attempts import TrajectoryJudge
 from prophrl_models.reward.frames import read_video
-from prophrl_models.reward.judge import Confusion
+from prophrl_models.reward.judge import Confusion, Judge
 from prophrl_models.rl.rollouts import Mode, Rollouts, RolloutWorker, Unit, derived_seed
 from prophrl_models.rl.separation import Separation, separation
 from prophrl_models.trials.video import write_video
@@ -65,7 +66,7 @@ class Enacted:
     Attributes:
         group: which start.
         imagined, score: the judge's verdict, None where it gave none, and its score.
-        seen: its verdict on the twin's pictures of the same commands.
+        seen: its verdict on the twin's pictures of the same commands, if it looks at pictures.
         true: whether the task was done on the twin at the end, without a protective stop.
         stop: why the arm stopped, if it did.
         video: imagined beside the twin's pictures, relative to the output folder.
@@ -89,7 +90,8 @@ class EnactSummary:
         imagined, true, stopped: shares of rollouts that imagination took for successes, that were, and that ended in a
             protective stop.
         confusion: verdicts against the twin.
-        confusion_seen: the same of the judge alone, who looks at the twin's pictures here.
+        confusion_seen: the same of the judge alone on the twin's pictures; no judgements of one that looks
+            at commands.
         separation: does the score tell which rollouts succeeded?
     """
 
@@ -132,11 +134,12 @@ class EnactSummary:
             f"{self.rollouts} rollouts: imagined success {self.imagined:.2f}, on the twin {self.true:.2f}, protective "
             f"stops {self.stopped:.2f}",
             f"true among imagined successes: {_rate(c.precision)}; seen among true successes: {_rate(c.recall)}",
-            f"the judge on the twin's own pictures: {_rate(s.precision)} and {_rate(s.recall)}",
             f"a success has the higher score than a failure of the same start in {within.value:.2f} of {within.pairs} "
             f"pairs ({within.low:.2f} to {within.high:.2f}), of any start in {overall.value:.2f} ({overall.low:.2f} to "
             f"{overall.high:.2f}); 0.5 is guessing",
         ]
+        if s.judged:
+            said.insert(2, f"the judge on the twin's own pictures: {_rate(s.precision)} and {_rate(s.recall)}")
         if self.unjudged:
             said.append(f"without a verdict: {self.unjudged}")
         return "\n".join(said)
@@ -209,11 +212,18 @@ def enact(
     tell(0, len(jobs))
     for (group, imagined, score), (job, done) in zip(found, run_in_cells(_Cell, jobs, workers), strict=True):
         verdict = None if np.isnan(imagined) else bool(imagined)
-        (looked,) = worker.judge.judge([done.pictures_THW3], [get_task(job.task).instruction])
         name = str(job.video.relative_to(out))
-        results.append(Enacted(group, verdict, score, done.true, done.stop, name, looked.success))
+        results.append(Enacted(group, verdict, score, done.true, done.stop, name, _seen(worker.judge, done, job.task)))
         tell(len(results), len(jobs))
     return results
+
+
+def _seen(judge: Judge, done: _Done, task: str) -> bool | None:
+    """The judge's verdict on the twin's pictures; None of one that looks at commands, which are the same here."""
+    if isinstance(judge, TrajectoryJudge):
+        return None
+    (looked,) = judge.judge([done.pictures_THW3], [get_task(task).instruction])
+    return looked.success
 
 
 def _starts(settings: EnactSettings, sync: SyncSpec) -> tuple[list[Placement], list[Prompt]]:

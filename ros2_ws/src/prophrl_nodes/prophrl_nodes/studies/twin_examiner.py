@@ -22,11 +22,12 @@ from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.policies.interface import FlowPolicy, PolicySpec
 from prophrl_models.prophet.rollout import ImaginedWorld
 from prophrl_models.prophet.worlds import load_world
+from prophrl_models.reward.attempts import TrajectoryJudge, judge_attempts
 from prophrl_models.reward.factory import open_judge
 from prophrl_models.reward.judge import Confusion, Judge
 from prophrl_models.rl.audit import AuditRule, Look, OutcomeRate
 from prophrl_models.rl.open_run import WORLD_DTYPES, Sources
-from prophrl_models.rl.replays import LoggedEpisode, replay_videos
+from prophrl_models.rl.replays import LoggedEpisode, logged_attempts, replay_videos
 from prophrl_models.rl.settings import RlSettings
 from prophrl_nodes.studies.engine_runner import EngineRunner
 from prophrl_nodes.studies.fast_placements import fast_placements
@@ -98,7 +99,8 @@ class TwinExaminer:
                 trial = run_trial(lane, runner, placement, index, self.settings)
                 self.latest.append(trial)
                 episode = lane.episode(task.instruction, runner.sync, world.convention, trial.success)
-                verdicts += judge.judge([np.asarray(episode.frames_THW3)], [task.instruction])
+                attempts = logged_attempts([np.asarray(episode.frames_THW3)], [episode], world.convention)
+                verdicts += judge_attempts(judge, attempts)
                 if index in replayed:
                     episodes.append(dataclasses.replace(episode, frames_THW3=None))  # 70 MB in half a minute
         truth = [trial.success for trial in self.latest]
@@ -117,14 +119,17 @@ class TwinExaminer:
         """
         check_spec(spec, self.settings, "the policy")
 
-    def _imagined_again(self, episodes: Sequence[LoggedEpisode]) -> Confusion:
-        """What the judge sees where the world imagines the trials' actions, against what happened."""
+    def _imagined_again(self, episodes: Sequence[LoggedEpisode]) -> Confusion | None:
+        """What the judge sees where the world imagines the trials' actions, against what happened; None of a judge that
+        does not look."""
         judge, world = self._parts
+        if isinstance(judge, TrajectoryJudge):
+            return None
         verdicts = []
         for first in range(0, len(episodes), _AT_ONCE):
             part = episodes[first : first + _AT_ONCE]
             videos = replay_videos(world, part, seed=self.settings.seed + first)
-            verdicts += judge.judge(videos, [episode.prompt.instruction for episode in part])
+            verdicts += judge_attempts(judge, logged_attempts(videos, part, world.convention))
         return Confusion.of([verdict.success for verdict in verdicts], [episode.success for episode in episodes])
 
     @functools.cached_property
