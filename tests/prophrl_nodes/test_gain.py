@@ -53,7 +53,7 @@ def by_name(study: GainStudy) -> dict[str, Job]:
 
 def test_every_part_is_a_command_line_that_prophrl_understands(reference: Path, settings: Path, tmp_path: Path) -> None:
     jobs = GainStudy(reference, tmp_path / "out", settings).jobs()
-    assert len({job.name for job in jobs}) == len({job.log for job in jobs}) == len(jobs) == 12 * len(TASK_IDS)
+    assert len({job.name for job in jobs}) == len({job.log for job in jobs}) == len(jobs) == 11 * len(TASK_IDS)
     for job in jobs:
         parse_prophrl(job.command)
         assert not job.is_done(), job.name
@@ -65,7 +65,7 @@ def test_parts_can_be_left_out(reference: Path, settings: Path, tmp_path: Path) 
     )  # fmt: skip
     names = [name.removeprefix(f"{TASK}: ") for name in by_name(study)]
     assert names == [
-        "demonstrations", "attempts imagined again", "judge", "reinforcement, seed 4", "trials in simulated time"
+        "demonstrations", "judge", "reinforcement, seed 4", "trials in simulated time"
     ]  # fmt: skip
     assert str(reference / "small") in by_name(study)[f"{TASK}: reinforcement, seed 4"].command
 
@@ -96,15 +96,14 @@ def test_a_part_waits_for_what_it_is_made_of(reference: Path, settings: Path, tm
 
     assert ready() == {"demonstrations"}
     finish_dataset(home / "demonstrations")
-    assert ready() == {"world model"}
+    assert ready() == {"world model", "judge"}
+    finish_checkpoint(home / "judge" / "classifier", "judge")
+    assert ready() == {"world model"}, "there is no world to act in yet"
     finish_checkpoint(home / "world" / "prophet", "adapted")
     assert "world model" in ready(), "its weights are missing"
     for name in ("model.safetensors", "codec.safetensors", "config.json"):
         (home / "world" / "prophet" / name).touch()
-    assert "world model" not in ready() and ready() == {"attempts imagined again"}
-    (home / "imagined").mkdir()
-    assert ready() == {"judge"}
-    finish_checkpoint(home / "judge" / "classifier", "judge")
+    assert "world model" not in ready()
     carried = "imagined rollouts carried out, before"
     assert ready() == {carried, "reinforcement, seed 0", "reinforcement, seed 1"}
     finish_checkpoint(home / "rl_0" / "policy", "rl 0")
@@ -112,6 +111,21 @@ def test_a_part_waits_for_what_it_is_made_of(reference: Path, settings: Path, tm
     assert {"imagined rollouts carried out, after", "plan of the trials"} <= ready()
     finish_checkpoint(home / "rl_1" / "policy", "rl 1")
     assert "trials in simulated time" in ready()
+
+
+def test_a_judge_of_videos_waits_for_the_attempts_imagined_again(
+    reference: Path, settings: Path, tmp_path: Path
+) -> None:
+    study = GainStudy(reference, tmp_path / "out", settings, tasks=(TASK,), world_steps=0, judge_kind="video")
+    home = tmp_path / "out" / TASK
+    jobs = {name.removeprefix(f"{TASK}: "): job for name, job in by_name(study).items()}
+    judge = parse_prophrl(jobs["judge"].command)
+    assert judge.kind == "video" and judge.sources[-1] == home / "imagined"
+    assert parse_prophrl(jobs["reinforcement, seed 0"].command).judge == f"classifier:{home / 'judge' / 'classifier'}"
+    finish_dataset(home / "demonstrations")
+    assert not jobs["judge"].is_ready()
+    (home / "imagined").mkdir()
+    assert jobs["judge"].is_ready()
 
 
 def test_a_folder_that_is_no_finished_reference_is_refused(reference: Path, settings: Path, tmp_path: Path) -> None:

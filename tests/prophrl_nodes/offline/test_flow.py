@@ -13,7 +13,7 @@ import pytest
 from prophrl_nodes.cli import dataset, rl
 from prophrl_nodes.offline.child import ChildFailed
 from prophrl_nodes.offline.flow import Flow, outcome, sentences
-from prophrl_nodes.offline.plan import OfflinePlan, PlanError
+from prophrl_nodes.offline.plan import VIDEO, OfflinePlan, PlanError
 from prophrl_nodes.offline.result import FlowResult, is_finished, read_result, write_result
 from prophrl_nodes.offline.stages import (
     CHECK_ANSWERS,
@@ -164,9 +164,14 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     assert understood.image_region == [0.2, 0.3, 0.5]  # that of the policy's own pictures
     words = world_stage(plan, at, [at.dataset]).command[3:]
     assert " ".join(words[4:]) == f"--seed 3 --preset small_adapt --init {tmp_path / 'world'} --steps 50"
-    assert judge_of(plan, at) == f"classifier:{at.judge / 'classifier'}"
-    replay, judge = replay_stage(plan, at, [at.dataset]), judge_stage(plan, at, [at.dataset])
+    assert judge_of(plan, at) == f"trajectory:{at.judge / 'classifier'}"
+    judge = judge_stage(plan, at, [at.dataset])
+    assert judge.command[3:9] == ["reward", "train", str(at.judge), str(at.dataset), "--kind", "trajectory"]
+    of_videos = replace(plan, judge=VIDEO)
+    assert judge_of(of_videos, at) == f"classifier:{at.judge / 'classifier'}"
+    replay, judge = replay_stage(of_videos, at, [at.dataset]), judge_stage(of_videos, at, [at.dataset])
     assert judge.command[3:8] == ["reward", "train", str(at.judge), str(at.dataset), str(at.imagined)]
+    assert judge.command[8:10] == ["--kind", "video"]
     parser = argparse.ArgumentParser()
     rl.register(parser)
     understood = parser.parse_args(replay.command[4:])

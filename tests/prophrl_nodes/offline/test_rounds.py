@@ -93,7 +93,7 @@ def test_a_round_works_on_what_the_last_one_made(home: Path) -> None:
     words = world_stage(work, at, [rounds[0].at.dataset, at.dataset], (1.0, 2.5)).command[3:]
     assert words[2:5] == [str(home / "round1" / "dataset"), str(at.dataset), str(at.world)]
     assert " ".join(words[5:]).endswith(f"--init {home / 'round1' / 'world' / 'prophet'} --weight 1 --weight 2.5")
-    assert judge_of(work, at) == f"classifier:{at.judge / 'classifier'}"  # trained anew
+    assert judge_of(work, at) == f"trajectory:{at.judge / 'classifier'}"  # trained anew
 
 
 def test_a_judge_that_was_given_serves_all_rounds(home: Path, tmp_path: Path) -> None:

@@ -46,7 +46,11 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--world-steps", type=int, default=1000, metavar="N", help="of the adaptation, 0: none (default: 1000)"
     )
-    parser.add_argument("--judge-steps", type=int, default=1000, metavar="N", help="(default: 1000)")
+    parser.add_argument(
+        "--judge", choices=("trajectory", "video"), default="trajectory",
+        help="what the judge looks at: where the hand goes in the start picture, or videos (default: trajectory)",
+    )  # fmt: skip
+    parser.add_argument("--judge-steps", type=int, default=400, metavar="N", help="(default: 400)")
     parser.add_argument(
         "--steps", type=int, default=0, metavar="N", help="of reinforcement (default: as the preset says)"
     )
@@ -77,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         play=options.play,
         world_steps=options.world_steps,
         judge_steps=options.judge_steps,
+        judge_kind=options.judge,
         steps=options.steps,
         host=options.host,
     )

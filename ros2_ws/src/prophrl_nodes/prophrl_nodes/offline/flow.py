@@ -1,6 +1,6 @@
 """Offline reinforcement from start to end: ``python -m prophrl_nodes.offline.flow FOLDER`` runs the plan in FOLDER.
 
-    bags -> dataset -> adapted world model -> imagined bags -> judge -> check -> reinforcement -> result.json
+    bags -> dataset -> adapted world model -> judge -> check -> reinforcement -> result.json
 
 A flow that continues another one works on the datasets of both, from what the other made (``rounds``).
 Each stage goes on where it was interrupted; a finished one is not repeated. progress.json says where the flow is,
@@ -20,7 +20,7 @@ from typing import Any
 
 from prophrl_models.data.files import write_json
 from prophrl_nodes.offline.child import STAGE_STOP_TIMEOUT_S, ChildFailed, run_child
-from prophrl_nodes.offline.plan import TWIN, OfflinePlan, PlanError, check_twin_task, read_plan
+from prophrl_nodes.offline.plan import TWIN, VIDEO, OfflinePlan, PlanError, check_twin_task, read_plan
 from prophrl_nodes.offline.progress import FlowProgress, ProgressFile
 from prophrl_nodes.offline.reality import compare, promise, sentence
 from prophrl_nodes.offline.result import OWN, FlowResult, is_finished, read_result, write_result
@@ -76,8 +76,9 @@ class Flow:
         if rounds:
             self._say("dataset", 0, about(rounds[-1], self._chain))
         self._do(world_stage(work, self.at, datasets, weights_of(steps) if rounds else ()))
-        if not work.judge:
+        if work.judge == VIDEO:
             self._do(replay_stage(work, self.at, datasets))
+        if work.judge in ("", VIDEO):
             self._do(judge_stage(work, self.at, datasets))
         judge = judge_of(work, self.at)
         check = check_stage(work, self.at, datasets, judge, instructions)

@@ -17,6 +17,8 @@ MAY_CHANGE = ("threads", "gates")
 """Between two runs in one folder."""
 TWIN = "twin"
 """An audit by trials on the digital twin."""
+TRAJECTORY, VIDEO = "trajectory", "video"
+"""Judges that a flow can train; the words of ``prophrl reward train --kind``."""
 
 
 class PlanError(ValueError):
@@ -33,7 +35,8 @@ class OfflinePlan:
         world: Prophet checkpoint to adapt; empty: one is trained from nothing, which takes hours on a CPU.
         task: which task to reinforce; empty: the only one the bags hold.
         judge: as ``prophrl rl`` takes it, ``classifier:FOLDER``, ``local:FOLDER`` or ``server:ADDRESS,MODEL``, with
-            options after it; a bare folder is taken as a classifier's. Empty: a classifier is trained.
+            options after it; a bare folder is taken as a classifier's. Empty or "trajectory": one that looks at where
+            the hand goes in the start picture is trained on the bags; ``VIDEO``: one that looks at videos.
         after: folder of a finished flow that this one continues with new bags (see ``rounds``); empty: a first round.
         audit: what imagined success is held against while the policy is trained: "twin", trials on the digital twin
             (bags of the twin only); a second judge, given as ``judge`` is; empty or "none": nothing.
@@ -115,11 +118,15 @@ def settings_argument(text: str) -> str:
 def judge_argument(text: str) -> str:
     """A judge in the words of ``prophrl rl``, its folder absolute; a bare folder is a classifier's.
 
+    One that is to be trained: empty for trajectories, or ``VIDEO``.
+
     Raises:
         PlanError: neither of the form KIND:PLACE nor a folder.
     """
-    if not text:
+    if text in ("", TRAJECTORY):
         return ""
+    if text == VIDEO:
+        return VIDEO
     kind = text.partition(":")[0]
     if kind not in KINDS and "://" in text:
         text = f"server:{text}"  # as plans had it once
@@ -146,6 +153,8 @@ def audit_argument(text: str) -> str:
     if text == TWIN:
         return TWIN
     try:
+        if text in (TRAJECTORY, VIDEO):
+            raise JudgeError(f"{text} would be trained on what it is to audit; name one as KIND:PLACE")
         return judge_argument(text)
     except PlanError as error:
         raise PlanError(f"an audit is none, {TWIN} or a second judge: {error}") from error
@@ -168,7 +177,7 @@ def check_twin_task(task: str) -> None:
 
 def judge_folder(judge: str) -> tuple[Path, ...]:
     """The folder of a judge that has one, as a tuple of one or none."""
-    settings = parse_judge(judge) if judge else None
+    settings = parse_judge(judge) if judge and judge != VIDEO else None
     return () if settings is None or settings.kind == "server" else (Path(settings.place),)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prophrl_nodes.offline.plan import TWIN, OfflinePlan, is_settings_file
+from prophrl_nodes.offline.plan import TRAJECTORY, TWIN, VIDEO, OfflinePlan, is_settings_file
 
 LOG_FILE = "log.jsonl"
 CHECK_ANSWERS = (3, 4)
@@ -116,8 +116,11 @@ def replay_stage(plan: OfflinePlan, at: Folders, datasets: Sequence[Path]) -> St
 
 
 def judge_stage(plan: OfflinePlan, at: Folders, datasets: Sequence[Path]) -> Stage:
-    """A success classifier, trained on the bags and on what the world model makes of them."""
-    command = _prophrl("reward", "train", at.judge, *datasets, at.imagined, "--seed", plan.seed, *_threads(plan))
+    """A success classifier, trained on the bags; one of videos on what the world model makes of them, too."""
+    kind, videos = (VIDEO, [at.imagined]) if plan.judge == VIDEO else (TRAJECTORY, [])
+    command = _prophrl(
+        "reward", "train", at.judge, *datasets, *videos, "--kind", kind, "--seed", plan.seed, *_threads(plan)
+    )
     done = (at.judge / "classifier" / "provenance.json").is_file
     return Stage("judge", "a judge learns what success looks like", command, done, lambda: last_step(at.judge))
 
@@ -146,7 +149,8 @@ def reinforce_stage(
 
 def judge_of(plan: OfflinePlan, at: Folders) -> str:
     """The judge as ``prophrl rl`` takes it."""
-    return plan.judge or f"classifier:{at.judge / 'classifier'}"
+    trained = at.judge / "classifier"
+    return f"classifier:{trained}" if plan.judge == VIDEO else plan.judge or f"trajectory:{trained}"
 
 
 def read_findings(file: Path) -> list[dict[str, Any]] | None:

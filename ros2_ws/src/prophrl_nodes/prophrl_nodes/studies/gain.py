@@ -6,7 +6,7 @@ them, their logged attempts, and a world model. For each task, in OUT/TASK/:
 demonstrations/            the task's own
 play_TASK/, whole_TASK/    attempts of the first policy itself, where the study asks for them
 world/                     the world model, adapted to demonstrations and attempts (unless told not to)
-imagined/, judge/          the attempts imagined again, and a judge that learned from both
+judge/                     a judge that learned from both (one of videos from imagined/, too)
 before/, after/            imagined rollouts of the first and of a reinforced policy, carried out on the twin
 rl_0/, rl_1/               reinforcement, a seed each
 fast.json                  all policies on the same placements in simulated time
@@ -32,7 +32,7 @@ from prophrl_models.trials.plan import TrialPlan
 from prophrl_nodes.studies.ablation_jobs import Job, claim_study, prophrl
 from prophrl_nodes.studies.fast_summary import read_outcomes
 from prophrl_nodes.studies.gain_parts import ENACTED, arm_run, log_of, robot_result, verdicts
-from prophrl_nodes.studies.imagination import Imagination, plays
+from prophrl_nodes.studies.imagination import Imagination, JudgeKind, plays
 from prophrl_nodes.studies.policy_ablation import is_trained
 from prophrl_nodes.studies.reference_world import PACKED, PLAY, complete
 from robot_bridge.twin.tasks import TASK_IDS
@@ -59,6 +59,7 @@ class GainStudy:
         play: attempts that the first policy itself makes first, of each kind of ``PLAY``; 0: the reference's must do.
         world_steps: of the adaptation; 0: the reference's world as it is.
         judge_steps: of the judge's training.
+        judge_kind: what it looks at (``imagination``).
         settings: of reinforcement, a file.
         steps: of reinforcement; 0: as the settings say.
         host: loopback address of the twin.
@@ -75,7 +76,8 @@ class GainStudy:
     starts: int = 12
     play: int = 0
     world_steps: int = 1000
-    judge_steps: int = 1000
+    judge_steps: int = 400
+    judge_kind: JudgeKind = "trajectory"
     steps: int = 0
     host: str = "127.0.0.1"
 
@@ -125,6 +127,7 @@ class GainStudy:
         return Imagination(
             task, home, self.out / "logs", home / "demonstrations", attempts,
             self.reference / PACKED, self.out / "latents", self.settings, self.world_steps, self.judge_steps,
+            self.judge_kind,
         )  # fmt: skip
 
     def _log(self, task: str, part: str) -> Path:
@@ -153,7 +156,7 @@ class GainStudy:
         command = prophrl("rl", "enact", out, "--task", task, *imagination.parts(policy), "--starts", self.starts)
         return Job(
             f"{task}: imagined rollouts carried out, {when}", command, self._log(task, when), (out / ENACTED).is_file,
-            lambda: imagination.is_judged() and (policy / PROVENANCE).is_file(),
+            lambda: imagination.is_prepared() and (policy / PROVENANCE).is_file(),
         )  # fmt: skip
 
     def _fast(self, task: str, runs: Sequence[Path]) -> Job:

@@ -2,9 +2,10 @@
 
 ``plays`` are the logged attempts where a policy has none yet. In HOME/:
 
-world/             the world model, adapted to demonstrations and attempts (unless told not to)
-imagined/, judge/  the attempts imagined again, and a judge that learned from both
-rl_0/, rl_1/       reinforcement, a seed each
+world/         the world model, adapted to demonstrations and attempts (unless told not to)
+imagined/      the attempts imagined again, for a judge of videos
+judge/         a judge that learned from all of them
+rl_0/, rl_1/   reinforcement, a seed each
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from prophrl_models.prophet.checkpoint import PROVENANCE, is_prophet
 from prophrl_models.rl.settings import load_settings
@@ -20,6 +22,10 @@ from prophrl_nodes.offline.stages import last_step
 from prophrl_nodes.studies.ablation_jobs import Job, prophrl
 from prophrl_nodes.studies.policy_ablation import is_trained
 from prophrl_nodes.studies.reference_world import PLAY, complete
+
+JudgeKind = Literal["trajectory", "video"]
+JUDGED_AS: dict[JudgeKind, str] = {"trajectory": "trajectory", "video": "classifier"}
+"""What such a judge is called as an argument."""
 
 
 def plays(
@@ -68,6 +74,7 @@ class Imagination:
         settings: of reinforcement, a file.
         world_steps: of its training; 0: the given one as it is.
         judge_steps: of the judge's training.
+        judge_kind: what it looks at, "trajectory" or "video" (docs/reward.md).
     """
 
     name: str
@@ -79,7 +86,8 @@ class Imagination:
     latents: Path
     settings: Path
     world_steps: int = 1000
-    judge_steps: int = 1000
+    judge_steps: int = 400
+    judge_kind: JudgeKind = "trajectory"
 
     def __post_init__(self) -> None:
         if self.start is None and self.world_steps < 1:
@@ -97,7 +105,7 @@ class Imagination:
 
     @property
     def judge(self) -> Path:
-        """The classifier."""
+        """The trained judge."""
         return self.home / "judge" / "classifier"
 
     def run(self, seed: int) -> Path:
@@ -109,39 +117,52 @@ class Imagination:
 
     def parts(self, policy: Path) -> list[object]:
         """Options that name policy, world, judge and settings, as ``prophrl rl run`` and ``rl enact`` take them."""
-        judge = f"classifier:{self.judge}"
+        judge = f"{JUDGED_AS[self.judge_kind]}:{self.judge}"
         return ["--policy", policy, "--world", self.world, "--judge", judge, "--config", self.settings]
 
     def is_judged(self) -> bool:
-        """Whether world and judge are there."""
+        """Whether the judge is there."""
         return (self.judge / PROVENANCE).is_file()
+
+    def is_prepared(self) -> bool:
+        """Whether world and judge are there."""
+        return self.is_judged() and is_prophet(self.world)
 
     def preparation(self) -> list[Job]:
         """World model and judge."""
-        imagined, judge = self.home / "imagined", self.home / "judge"
         begin = ["--preset", "small_adapt", "--init", self.start] if self.start else ["--preset", "small"]
         adapt = prophrl(
             "prophet", "train", *self.datasets, self.home / "world", *begin, "--latents", self.latents,
             "--steps", self.world_steps,
         )  # fmt: skip
+        adapted = Job(
+            f"{self.name}: world model", adapt, self.log("world"), lambda: is_prophet(self.world), self._recorded,
+            lambda: last_step(self.home / "world"), self.world_steps,
+        )  # fmt: skip
+        return [*([adapted] if self.world_steps else []), *self._judging()]
+
+    def _judging(self) -> list[Job]:
+        """The judge; one of videos must know the world model's pictures, too."""
+        imagined, judge = self.home / "imagined", self.home / "judge"
+        videos = [imagined] if self.judge_kind == "video" else []
+        learn = prophrl(
+            "reward", "train", judge, *self.datasets, *videos, "--kind", self.judge_kind, "--steps", self.judge_steps
+        )
+        learned = Job(
+            f"{self.name}: judge", learn, self.log("judge"), self.is_judged,
+            imagined.is_dir if videos else self._recorded, lambda: last_step(judge), self.judge_steps,
+        )  # fmt: skip
+        if not videos:
+            return [learned]
         replay = prophrl("rl", "replay", *self.attempts, imagined, "--world", self.world, "--config", self.settings)
-        learn = prophrl("reward", "train", judge, *self.datasets, imagined, "--steps", self.judge_steps)
-        jobs = [
-            Job(
-                f"{self.name}: world model", adapt, self.log("world"), lambda: is_prophet(self.world),
-                lambda: all(complete(dataset) for dataset in self.datasets), lambda: last_step(self.home / "world"),
-                self.world_steps,
-            ),
-            Job(
-                f"{self.name}: attempts imagined again", replay, self.log("imagined"), imagined.is_dir,
-                lambda: is_prophet(self.world),
-            ),
-            Job(
-                f"{self.name}: judge", learn, self.log("judge"), self.is_judged, imagined.is_dir,
-                lambda: last_step(judge), self.judge_steps,
-            ),
-        ]  # fmt: skip
-        return jobs if self.world_steps else jobs[1:]
+        replayed = Job(
+            f"{self.name}: attempts imagined again", replay, self.log("imagined"), imagined.is_dir,
+            lambda: is_prophet(self.world),
+        )  # fmt: skip
+        return [replayed, learned]
+
+    def _recorded(self) -> bool:
+        return all(complete(dataset) for dataset in self.datasets)
 
     def reinforcement(self, policy: Path, seed: int, steps: int = 0) -> Job:
         """One run; ``steps`` 0: as many as the settings say."""
@@ -150,7 +171,7 @@ class Imagination:
         command = prophrl("rl", "run", *self.datasets, run, *self.parts(policy), "--seed", seed, *given)
         return Job(
             f"{self.name}: reinforcement, seed {seed}", command, self.log(f"rl_{seed}"), lambda: is_trained(run),
-            self.is_judged, lambda: last_step(run), steps or load_settings(self.settings).steps,
+            self.is_prepared, lambda: last_step(run), steps or load_settings(self.settings).steps,
         )  # fmt: skip
 
     def reinforced(self, seed: int) -> Path:
