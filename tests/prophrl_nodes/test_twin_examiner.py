@@ -25,6 +25,7 @@ from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
 from prophrl_models.reward.classifier_files import save_classifier
 from prophrl_models.reward.factory import JudgeSettings
 from prophrl_models.reward.judge import Confusion, Verdict, Video
+from prophrl_models.reward.trajectory import Trajectory
 from prophrl_models.rl.audit import OutcomeRate
 from prophrl_models.rl.open_run import Sources
 from prophrl_models.rl.settings import RlSettings
@@ -84,6 +85,32 @@ def test_a_look_tests_policy_judge_and_world_against_the_twins_truth(world: Path
     assert look.agreement() == {
         "judge_recall": 1.0, "judge_precision": 0.5, "outcome_agreement": 0.0, "imagined_precision": 0.0,
     }  # fmt: skip
+
+
+class OfHeights:
+    """A judge of trajectories: success is to end higher than one began; keeps what it saw."""
+
+    name = "heights"
+
+    def __init__(self) -> None:
+        self.seen: list[Trajectory] = []
+
+    def judge(self, videos: Sequence[Video], tasks: Sequence[str]) -> list[Verdict]:
+        raise AssertionError("it looks at commands")
+
+    def judge_trajectories(self, trajectories: Sequence[Trajectory], tasks: Sequence[str]) -> list[Verdict]:
+        self.seen += trajectories
+        return [Verdict(bool(t.state_T7[-1, 2] > t.state_T7[0, 2]), 0.5, ()) for t in trajectories]
+
+
+def test_a_judge_of_trajectories_is_shown_the_trials_commands_and_nothing_imagined(world: Path) -> None:
+    judge = OfHeights()
+    look = examiner_of((judge, load_world(world, steps=1)))(untrained_policy(TASK), 10)
+    assert look.outcome is None and look.judge is not None and look.judge.judged == 2
+    whole, short = judge.seen
+    assert len(whole.state_T7) == 16 and 8 <= len(short.state_T7) <= 12
+    assert whole.image_HW3.shape == (240, 320, 3) and np.ptp(whole.state_T7[:, :3], axis=0).max() > 0.001
+    assert look.agreement().keys() <= {"judge_recall", "judge_precision"}
 
 
 def test_a_look_leaves_policy_and_random_numbers_alone_and_repeats_itself(world: Path, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_episodes_give_commanded_trajectories_with_the_labels_of_their_frames(re
 
 def test_without_a_camera_it_says_what_to_do(tmp_path: Path) -> None:
     uncalibrated = write_aimed(tmp_path / "data", 4, calibrated=False)
-    with pytest.raises(JudgeError, match="no episode of .* has a calibrated camera"):
+    with pytest.raises(JudgeError, match=r"no episode of .* has a calibrated camera"):
         list(labelled_trajectories(uncalibrated))
 
 

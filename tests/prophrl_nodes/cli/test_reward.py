@@ -12,7 +12,9 @@ from prophrl_nodes.cli.main import main
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
 from prophrl_models.reward.classifier_files import save_classifier
+from prophrl_models.reward.judge import Confusion
 from prophrl_models.trials.video import write_video
+from tests.helpers.aimed_reaches import write_aimed
 from tests.helpers.chat_server import serving
 from tests.helpers.drawn_videos import TASK, carry
 
@@ -88,3 +90,27 @@ def test_mistakes_are_explained(
 ) -> None:
     assert main(["reward", *(word.replace("{v}", str(videos)) for word in words)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_judge_of_trajectories_is_trained_and_tested_on_datasets(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, new = write_aimed(tmp_path / "data", 8).folder, write_aimed(tmp_path / "new", 4, seed=3).folder
+    train = ["reward", "train", str(tmp_path / "run"), str(data), "--kind", "trajectory", "--steps", "2"]
+    assert main(train) == 0
+    said = capsys.readouterr().out
+    folder = tmp_path / "run" / "classifier"
+    assert f"classifier: {folder}" in said and "threshold 0." in said
+    words = ["reward", "test", str(data), str(new), "--trajectory", str(folder), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    counted = sum(found["rates"]["all"][name] for name in Confusion.of([], []).__dict__)
+    assert found["skipped"] >= 6 and counted == 12 - found["skipped"]
+    assert main([*words, "--made", "--seen"]) == 0
+    kinds = {row["kind"]: row["videos"] for row in json.loads(capsys.readouterr().out)["mistakes"]}
+    assert kinds["moved"] == 6
+
+    assert main(["reward", "judge", str(videos), "--task", TASK, "--trajectory", str(folder)]) != 0
+    assert "a video does not say what was commanded" in capsys.readouterr().err
+    assert main([*train[:3], str(videos), *train[4:]]) != 0
+    assert "is no dataset: a judge of trajectories needs actions" in capsys.readouterr().err
