@@ -39,7 +39,7 @@ def reinforcement(tmp_path: Path) -> DemoReinforcement:
 
 def test_every_part_is_a_command_line_that_prophrl_understands(reinforcement: DemoReinforcement) -> None:
     jobs = reinforcement.jobs()
-    assert len({job.name for job in jobs}) == len({job.log for job in jobs}) == len(jobs) == 6
+    assert len({job.name for job in jobs}) == len({job.log for job in jobs}) == len(jobs) == 5
     noise = load_settings(PRESETS.reinforcement).rollout.noise_level
     understood = [parse_prophrl(job.command) for job in jobs]
     assert [options.noise for options in understood[:2]] == [noise] * 2, "attempts explore as reinforcement does"

@@ -117,7 +117,7 @@ def alarms(imagined: list[float], truth: list[float], rollouts: int, trials: int
 
 
 HACKED = ([0.45, 0.55, 0.65, 0.7, 0.75], [0.45, 0.45, 0.42, 0.4, 0.4])
-"""Imagined and true success at the five looks of the small preset (40 steps, an audit every 10)."""
+"""Imagined and true success at the five looks of the small preset (16 steps, an audit every 4)."""
 
 
 def test_at_the_small_presets_sizes_a_hacked_run_is_mostly_found_and_an_honest_one_rarely_stopped() -> None:
