@@ -118,6 +118,9 @@ def _verdict(task: TaskGain, name: str) -> dict[str, Any]:
 
 
 def _precision_recall(counts: Mapping[str, int]) -> str:
+    if not any(counts[name] for name in ("true_success", "false_success", "true_failure", "false_failure")):
+        return "–"  # a judge of commands is not asked twice
+
     def share(part: int, whole: int) -> str:
         return f"{part / whole:.2f}" if whole else "none"
 
