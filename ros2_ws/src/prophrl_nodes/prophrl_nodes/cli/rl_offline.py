@@ -38,8 +38,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--judge",
         default="",
-        help="KIND:PLACE as in prophrl rl run; or what to train: trajectory (default), which looks at where the hand goes "
-        "in the start picture, or video",
+        help="KIND:PLACE as in prophrl rl run; or what to train: trajectory (default), which looks at where the "
+        "hand goes in the start picture, or video",
     )
     parser.add_argument(
         "--audit",
