@@ -15,6 +15,7 @@ from prophrl_nodes.cli.main import main
 from prophrl_nodes.cli.rl_shared import read_settings
 from prophrl_nodes.studies.fast_trials import StudyError
 
+from calibration.poses import ActionConvention
 from prophrl_models.rl.gates import CheckReport, Finding
 from prophrl_models.rl.seen import SeenInTraining
 from prophrl_models.rl.settings import RlSettings
@@ -90,7 +91,8 @@ def test_a_check_tells_by_its_exit_code_what_came_of_it(
 ) -> None:
     words = {"p": "pass", "f": "fail", "n": "not enough"}
     findings = tuple(Finding(f"gate {s}", words[s], 0.5, 0.4, 0.6, 0.5, "half") for s in statuses)  # type: ignore[arg-type]
-    worker = SimpleNamespace(policy=None, world=None, judge=None, starts=[])
+    world = SimpleNamespace(convention=ActionConvention.ABSOLUTE_POSE_DIFFERENCE)
+    worker = SimpleNamespace(policy=None, world=world, judge=None, starts=[])
     asked: list[tuple[int, SeenInTraining]] = []
     for module, name, value in (
         ("open_run", "open_worker", lambda sources, settings: worker),
