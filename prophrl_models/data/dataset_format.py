@@ -162,3 +162,9 @@ def record_sha256(record: Mapping[str, Any]) -> str:
 
 def json_sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def is_complete(dataset: Path) -> bool:
+    """Whether a dataset folder is there and written to its end."""
+    file = dataset / DATASET_FILE
+    return file.is_file() and bool(json.loads(file.read_text(encoding="utf-8")).get("complete"))

@@ -30,6 +30,7 @@ def reference(tmp_path: Path) -> Path:
     """What a finished reference folder has, as far as names go."""
     folder = tmp_path / "reference"
     finish_checkpoint(folder / "small", "world")
+    finish_dataset(folder / "demonstrations")
     for task in TASK_IDS:
         finish_checkpoint(folder / f"policy_14_{task}" / "policy", f"first {task}")
         for kind in ("play", "whole"):
@@ -84,6 +85,33 @@ def test_the_first_policy_can_add_attempts_of_its_own(reference: Path, settings:
     assert not jobs["world model"].is_ready(), "one kind of attempts is not made yet"
     finish_dataset(made[1].out)
     assert jobs["world model"].is_ready()
+
+
+def test_the_study_can_train_the_first_policies_itself(reference: Path, settings: Path, tmp_path: Path) -> None:
+    study = GainStudy(reference, tmp_path / "out", settings, tasks=(TASK,), few=9, policy_steps=300, play=4)
+    study.claim()
+    jobs = {name.removeprefix(f"{TASK}: "): job for name, job in by_name(study).items()}
+    home = tmp_path / "out" / TASK
+    chosen, trained = jobs["9 demonstrations"], jobs["a policy from 9 demonstrations"]
+    assert parse_prophrl(chosen.command).count == 9 and parse_prophrl(trained.command).steps == 300
+    assert not chosen.is_ready()
+    finish_dataset(home / "demonstrations")
+    assert chosen.is_ready() and not trained.is_ready()
+    finish_dataset(home / "few")
+    assert trained.is_ready()
+
+    users = ["attempts, 8 rows a look", "imagined rollouts carried out, before", "reinforcement, seed 0"]
+    for kind in ("play", "whole"):
+        finish_dataset(home / f"{kind}_{TASK}")
+    finish_checkpoint(home / "judge" / "classifier", "judge")
+    finish_checkpoint(home / "world" / "prophet", "adapted")
+    for name in ("model.safetensors", "codec.safetensors", "config.json"):
+        (home / "world" / "prophet" / name).touch()
+    assert not any(jobs[name].is_ready() for name in users), "there is no first policy yet"
+    finish_checkpoint(home / "imitation" / "policy", "first")
+    assert all(jobs[name].is_ready() for name in users)
+    for name in users:
+        assert str(home / "imitation" / "policy") in jobs[name].command
 
 
 def test_a_part_waits_for_what_it_is_made_of(reference: Path, settings: Path, tmp_path: Path) -> None:

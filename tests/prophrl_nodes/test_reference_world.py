@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prophrl_nodes.cli import prophet_reference
 from prophrl_nodes.studies.ablation_jobs import StudyChanged
-from prophrl_nodes.studies.reference_world import ReferenceWorld, complete
+from prophrl_nodes.studies.reference_world import ReferenceWorld
 
 from robot_bridge.twin.tasks import TASK_IDS
 from tests.helpers.command_lines import parse_prophrl
@@ -30,14 +30,6 @@ def test_a_folder_of_other_numbers_is_refused(tmp_path: Path, monkeypatch: pytes
     ReferenceWorld(tmp_path, episodes=20, host="127.0.0.2").run(print)
     with pytest.raises(StudyChanged, match="episodes was 20, is 21"):
         ReferenceWorld(tmp_path, episodes=21).run(print)
-
-
-def test_a_dataset_counts_when_it_is_complete(tmp_path: Path) -> None:
-    assert not complete(tmp_path)
-    (tmp_path / "dataset.json").write_text(json.dumps({"complete": False}))
-    assert not complete(tmp_path)
-    (tmp_path / "dataset.json").write_text(json.dumps({"complete": True}))
-    assert complete(tmp_path)
 
 
 def test_a_part_waits_for_what_it_is_made_of(tmp_path: Path) -> None:

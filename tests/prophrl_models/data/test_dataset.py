@@ -15,6 +15,7 @@ from prophrl_models.data import build as build_module
 from prophrl_models.data.bag import Bag
 from prophrl_models.data.convert import convert_bag
 from prophrl_models.data.dataset import Dataset, DatasetError, DatasetHeader, DatasetWriter, build_dataset
+from prophrl_models.data.dataset_format import DATASET_FILE, is_complete
 from prophrl_models.data.normalise import Normalisation, NormalisationError
 from prophrl_models.data.synchronise import SyncSpec
 from tests.helpers.recording import COLOR, Recording, record
@@ -294,3 +295,10 @@ def test_the_progress_bar_counts_the_bytes_of_the_bags(
     build_dataset([bags], tmp_path / "out", progress=True)
     shown = capsys.readouterr().err
     assert "100%" in shown and "3 episodes" in shown
+
+
+def test_a_dataset_counts_as_complete_when_it_is_written_to_its_end(built: Path, tmp_path: Path) -> None:
+    assert is_complete(built)
+    assert not is_complete(tmp_path)
+    (tmp_path / DATASET_FILE).write_text(json.dumps({"complete": False}))
+    assert not is_complete(tmp_path)

@@ -31,6 +31,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study, new or to be continued")
     parser.add_argument("--task", action="append", default=[], help="only this task; may be repeated")
     parser.add_argument("--few", type=int, default=14, help="demonstrations of the first policies (default: 14)")
+    parser.add_argument(
+        "--policy-steps", type=int, default=0, metavar="N",
+        help="train the first policies for so long, 0: take the reference's (default: 0)",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="N", help="(default: 0 1)")
     parser.add_argument("--trials", type=int, default=100, metavar="N", help="in simulated time (default: 100)")
     parser.add_argument(
@@ -74,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
         options.config or preset_file("rl", options.preset),
         tasks=tuple(options.task) or TASK_IDS,
         few=options.few,
+        policy_steps=options.policy_steps,
         seeds=tuple(options.seeds),
         trials=options.trials,
         robot_trials=options.robot_trials,

@@ -4,6 +4,7 @@ The reference folder (``reference_world``) has demonstrations recorded through R
 them, their logged attempts, and a world model. For each task, in OUT/TASK/:
 
 demonstrations/            the task's own
+few/, imitation/           some of them and the first policy, where the study trains it
 play_TASK/, whole_TASK/    attempts of the first policy itself, where the study asks for them
 world/                     the world model, adapted to demonstrations and attempts (unless told not to)
 judge/                     a judge that learned from both (one of videos from imagined/, too)
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from prophrl_models.data.dataset_format import DATASET_FILE, is_complete
 from prophrl_models.prophet.checkpoint import PROVENANCE
 from prophrl_models.rl.gain_report import write_gain_report
 from prophrl_models.rl.gain_result import Gain, TaskGain
@@ -33,8 +35,9 @@ from prophrl_nodes.studies.ablation_jobs import Job, claim_study, prophrl
 from prophrl_nodes.studies.fast_summary import read_outcomes
 from prophrl_nodes.studies.gain_parts import ENACTED, arm_run, log_of, robot_result, verdicts
 from prophrl_nodes.studies.imagination import Imagination, JudgeKind, plays
+from prophrl_nodes.studies.imitation import imitation
 from prophrl_nodes.studies.policy_ablation import is_trained
-from prophrl_nodes.studies.reference_world import PACKED, PLAY, complete
+from prophrl_nodes.studies.reference_world import DEMONSTRATIONS, PACKED, PLAY
 from robot_bridge.twin.tasks import TASK_IDS
 
 FIRST, REINFORCED = "first", "reinforced"
@@ -51,7 +54,8 @@ class GainStudy:
         reference: finished folder of ``prophrl prophet reference``.
         out: folder of the study.
         tasks: which tasks.
-        few: demonstrations that the first policy learned from; one of the reference's.
+        few: demonstrations that the first policy learns from; without ``policy_steps`` one of the reference's numbers.
+        policy_steps: of the first policy's training; 0: the reference's policy.
         seeds: of reinforcement.
         trials: placements in the fast lane.
         robot_trials: placements through ROS, each with both policies; 0: none.
@@ -70,6 +74,7 @@ class GainStudy:
     settings: Path
     tasks: tuple[str, ...] = TASK_IDS
     few: int = 14
+    policy_steps: int = 0
     seeds: tuple[int, ...] = (0, 1)
     trials: int = 100
     robot_trials: int = 20
@@ -88,9 +93,9 @@ class GainStudy:
             FileNotFoundError: the reference folder lacks a part.
             StudyChanged: the folder holds a study with other numbers.
         """
-        wanted = [self.reference / PACKED / PROVENANCE]
-        wanted += [self._first(task) / PROVENANCE for task in self.tasks]
-        wanted += [file / "dataset.json" for task in self.tasks for file in self._recorded(task)]
+        wanted = [self.reference / PACKED / PROVENANCE, self.reference / DEMONSTRATIONS / DATASET_FILE]
+        wanted += [] if self.policy_steps else [self._first(task) / PROVENANCE for task in self.tasks]
+        wanted += [file / DATASET_FILE for task in self.tasks for file in self._recorded(task)]
         missing = [str(file) for file in wanted if not file.is_file()]
         if missing:
             raise FileNotFoundError(
@@ -111,7 +116,8 @@ class GainStudy:
     # ---- where things are
 
     def _first(self, task: str) -> Path:
-        return self.reference / f"policy_{self.few}_{task}" / CHECKPOINT_FOLDER
+        home = self.out / task / "imitation" if self.policy_steps else self.reference / f"policy_{self.few}_{task}"
+        return home / CHECKPOINT_FOLDER
 
     def _recorded(self, task: str) -> list[Path]:
         return [self.reference / f"{kind}_{task}" for kind in PLAY]
@@ -138,9 +144,19 @@ class GainStudy:
     def _preparation(self, task: str) -> list[Job]:
         imagination = self._imagination(task)
         own = imagination.demonstrations
-        select = prophrl("dataset", "select", self.reference / "demonstrations", own, "--task", task)
-        chosen = Job(f"{task}: demonstrations", select, self._log(task, "demonstrations"), lambda: complete(own))
-        return [chosen, *(job for _, job in self._plays(task)), *imagination.preparation()]
+        select = prophrl("dataset", "select", self.reference / DEMONSTRATIONS, own, "--task", task)
+        chosen = Job(f"{task}: demonstrations", select, self._log(task, "demonstrations"), lambda: is_complete(own))
+        played = [job for _, job in self._plays(task)]
+        return [chosen, *self._imitation(task), *played, *imagination.preparation()]
+
+    def _imitation(self, task: str) -> list[Job]:
+        if not self.policy_steps:
+            return []
+        home = self.out / task
+        return imitation(
+            task, home / DEMONSTRATIONS, self.few, home / "few", home / "imitation",
+            lambda folder: self._log(task, folder.name), self.policy_steps, seed=0,
+        )  # fmt: skip
 
     def _measured(self, task: str) -> list[Job]:
         imagination, first = self._imagination(task), self._first(task)
@@ -223,7 +239,8 @@ class GainStudy:
     def write(self, failed: Mapping[str, str]) -> Path:
         """Write the page of what is measured so far; errors as ``result``."""
         provenance = {
-            "reference": f"{self.reference.name}, first policies from {self.few} demonstrations",
+            "reference": f"{self.reference.name}, first policies from {self.few} demonstrations"
+            + (f" in {self.policy_steps} steps" if self.policy_steps else ""),
             "world model": f"{PACKED}, adapted in {self.world_steps} steps" if self.world_steps else PACKED,
             "reinforcement": f"{self.settings.name}, {self.steps or 'its own'} steps, "
             f"seeds {', '.join(map(str, self.seeds))}",

@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from prophrl_models.data.dataset_format import is_complete
 from prophrl_models.prophet.checkpoint import PROVENANCE, is_prophet
 from prophrl_models.rl.settings import load_settings
 from prophrl_models.training.run_folder import CHECKPOINT_FOLDER
 from prophrl_nodes.offline.stages import last_step
 from prophrl_nodes.studies.ablation_jobs import Job, prophrl
 from prophrl_nodes.studies.policy_ablation import is_trained
-from prophrl_nodes.studies.reference_world import PLAY, complete
+from prophrl_nodes.studies.reference_world import PLAY
 
 JudgeKind = Literal["trajectory", "video"]
 JUDGED_AS: dict[JudgeKind, str] = {"trajectory": "trajectory", "video": "classifier"}
@@ -53,7 +54,7 @@ def plays(
         )  # fmt: skip
         job = Job(
             f"{task}: attempts, {execute} rows a look", command, logs / f"{task}_{kind}.log",
-            partial(complete, out), (policy / PROVENANCE).is_file,
+            partial(is_complete, out), (policy / PROVENANCE).is_file,
         )  # fmt: skip
         found.append((out, job))
     return found
@@ -162,7 +163,7 @@ class Imagination:
         return [replayed, learned]
 
     def _recorded(self) -> bool:
-        return all(complete(dataset) for dataset in self.datasets)
+        return all(is_complete(dataset) for dataset in self.datasets)
 
     def reinforcement(self, policy: Path, seed: int, steps: int = 0) -> Job:
         """One run; ``steps`` 0: as many as the settings say."""
@@ -171,7 +172,8 @@ class Imagination:
         command = prophrl("rl", "run", *self.datasets, run, *self.parts(policy), "--seed", seed, *given)
         return Job(
             f"{self.name}: reinforcement, seed {seed}", command, self.log(f"rl_{seed}"), lambda: is_trained(run),
-            self.is_prepared, lambda: last_step(run), steps or load_settings(self.settings).steps,
+            lambda: self.is_prepared() and (policy / PROVENANCE).is_file(),
+            lambda: last_step(run), steps or load_settings(self.settings).steps,
         )  # fmt: skip
 
     def reinforced(self, seed: int) -> Path:

@@ -13,24 +13,22 @@ Held-out placements are never recorded: policies are compared on those later.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prophrl_models.data.dataset_format import DATASET_FILE
+from prophrl_models.data.dataset_format import is_complete
 from prophrl_models.prophet.checkpoint import PROVENANCE, is_prophet
 from prophrl_models.prophet.codec import PROVENANCE as CODEC_PROVENANCE
 from prophrl_nodes.collection import read_attempts
-from prophrl_nodes.offline.stages import last_step
 from prophrl_nodes.studies.ablation_jobs import Job, claim_study, prophrl, run_jobs
+from prophrl_nodes.studies.imitation import imitation
 from robot_bridge.twin.tasks import TASK_IDS
 
-PACKED = "small"
+DEMONSTRATIONS, PACKED = "demonstrations", "small"
 PRESET = "small"
 REGION = (0.1875, 0.3, 0.625)
 """Part of the twin's picture (left, top, size) where all four tasks take place: a hand is 20 pixels tall there."""
-POLICY_PRESET = "imagined"
 PLAY = {"play": (8, 16), "whole": (20, 7)}
 """Rows until the next look, and looks. Where only whole chunks are executed, what a policy does next cannot tell the
 world model how its grasp went: it has to see that itself."""
@@ -85,7 +83,7 @@ class ReferenceWorld:
     @property
     def demonstrations(self) -> Path:
         """The dataset of all demonstrations."""
-        return self.out / "demonstrations"
+        return self.out / DEMONSTRATIONS
 
     @property
     def datasets(self) -> list[Path]:
@@ -112,7 +110,7 @@ class ReferenceWorld:
         region = ["--image-region", *REGION]
         return Job(
             "demonstrations as a dataset", prophrl("dataset", "build", *bags, self.demonstrations, *region),
-            self._log("demonstrations"), lambda: complete(self.demonstrations),
+            self._log("demonstrations"), lambda: is_complete(self.demonstrations),
             lambda: all(job.is_done() for job in recordings),
         )  # fmt: skip
 
@@ -132,27 +130,15 @@ class ReferenceWorld:
             "--execute", execute, "--seed", seed, "--out", out,
         )  # fmt: skip
         return Job(
-            f"{task}: attempts, {execute} rows a look", command, self._log(out.name), lambda: complete(out),
+            f"{task}: attempts, {execute} rows a look", command, self._log(out.name), lambda: is_complete(out),
             lambda: all((checkpoint / PROVENANCE).is_file() for checkpoint in checkpoints),
         )  # fmt: skip
 
     def _policy(self, task: str, few: int, run: Path) -> list[Job]:
-        chosen, steps = self.out / f"few_{few}_{task}", 500
-        choose = prophrl(
-            "dataset", "select", self.demonstrations, chosen, "--task", task, "--count", few, "--seed", self.seed
+        chosen = self.out / f"few_{few}_{task}"
+        return imitation(
+            task, self.demonstrations, few, chosen, run, lambda folder: self._log(folder.name), 500, self.seed
         )
-        train = prophrl("train", "policy", chosen, run, "--preset", POLICY_PRESET, "--steps", steps)
-        return [
-            Job(
-                f"{task}: {few} demonstrations", choose, self._log(chosen.name), lambda: complete(chosen),
-                lambda: complete(self.demonstrations),
-            ),
-            Job(
-                f"{task}: a policy from {few} demonstrations", train, self._log(run.name),
-                (run / "policy" / PROVENANCE).is_file, lambda: complete(chosen),
-                step=lambda: last_step(run), steps=steps,
-            ),
-        ]  # fmt: skip
 
     def _training(self) -> list[Job]:
         codec, latents, world = (self.out / name for name in ("codec", "latents", "world"))
@@ -173,7 +159,7 @@ class ReferenceWorld:
         return [
             Job(
                 "codec", train_codec, self._log("codec"), (codec / CODEC_PROVENANCE).is_file,
-                lambda: all(complete(dataset) for dataset in self.datasets),
+                lambda: all(is_complete(dataset) for dataset in self.datasets),
             ),
             Job(
                 "world model", train, self._log("world"), lambda: is_prophet(checkpoint),
@@ -200,9 +186,3 @@ class ReferenceWorld:
         numbers |= {"--codec-steps": self.codec_steps, "--steps": self.world_steps}
         said = [f"{name} {number}" for name, number in numbers.items()]
         return " ".join(["prophrl prophet reference OUT", *tasks, *few, *said])
-
-
-def complete(dataset: Path) -> bool:
-    """Whether a dataset folder has been written to its end."""
-    file = dataset / DATASET_FILE
-    return file.is_file() and bool(json.loads(file.read_text(encoding="utf-8")).get("complete"))
