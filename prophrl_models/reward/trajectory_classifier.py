@@ -1,8 +1,9 @@
 """A small classifier that says from cut-outs of the start picture whether a trajectory accomplishes a task.
 
 Cut-outs around the hand and the motion of each moment (``trajectory``) become a token; causal attention over time
-(``time_attention``) gives a logit after each, "accomplished by now". B trajectories, T moments, V x V pixels, N = B T,
-M width of a token.
+(``time_attention``) gives a logit after each, "accomplished by now". Several networks that began differently are asked
+and the mean of their logits counts: they agree about what the data tell and differ in what they made up, which is what
+reinforcement would find. B trajectories, T moments, V x V pixels, N = B T, M width of a token.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class TrajectoryConfig:
         channels: of the three levels of the trunk.
         token: width M; a multiple of ``heads``.
         layers, heads: of the attention over time.
+        members: networks whose mean counts.
     """
 
     tasks: tuple[str, ...]
@@ -46,10 +48,13 @@ class TrajectoryConfig:
     token: int = 96
     layers: int = 2
     heads: int = 4
+    members: int = 3
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise JudgeError(f"a classifier needs one or more different tasks, got {list(self.tasks)}")
+        if self.members < 1:
+            raise JudgeError(f"a classifier has one or more members, got {self.members}")
         if self.frames < 2 or self.view < 8 or self.view % 8 or self.token % self.heads or self.token < 64:
             raise JudgeError(
                 "a classifier of trajectories needs at least 2 frames, a view that is a multiple of 8 and a token of "
@@ -69,8 +74,8 @@ class TrajectoryConfig:
             raise JudgeError(f"not the configuration of a classifier of trajectories ({error}): {raw!r}") from error
 
 
-class TrajectoryClassifier(nn.Module):
-    """Logits that the task has been accomplished, one for each moment."""
+class TrajectoryNetwork(nn.Module):
+    """One member: logits that the task has been accomplished, one for each moment."""
 
     def __init__(self, config: TrajectoryConfig) -> None:
         super().__init__()
@@ -107,6 +112,19 @@ class TrajectoryClassifier(nn.Module):
         for block in self.over_time:
             x_BTM = block(x_BTM)
         return self.out(self.norm(x_BTM)).squeeze(-1)  # type: ignore[no-any-return]
+
+
+class TrajectoryClassifier(nn.Module):
+    """All members together."""
+
+    def __init__(self, config: TrajectoryConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.members = nn.ModuleList(TrajectoryNetwork(config) for _ in range(config.members))
+
+    def forward(self, views_BTVV6: Tensor, motion_BTF: Tensor, task_B: Tensor) -> Tensor:
+        """Mean logits [B, T]; arguments as of one member."""
+        return torch.stack([member(views_BTVV6, motion_BTF, task_B) for member in self.members]).mean(0)
 
     def task_numbers(self, tasks: Sequence[str]) -> Tensor:
         """Positions [B] of tasks in the vocabulary; see ``vocabulary.task_numbers``."""

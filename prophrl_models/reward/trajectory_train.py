@@ -44,7 +44,7 @@ class TrajectoryTraining:
     """One training run.
 
     Attributes:
-        batch_size: trajectories of a step.
+        batch_size: trajectories of a step, for each member of the network.
         validation, test: shares of the episodes of each task and outcome that are held out; the threshold is chosen on
             validation, test says how good the judge is.
         wanted_precision: of the threshold, on validation, unless it costs too much (``calibration.choose_threshold``).
@@ -156,8 +156,8 @@ def _step(
         pool = successes if wanted or move else failures
         return pool[int(rng.integers(len(pool)))], move
 
-    def loss(_: int, generator: torch.Generator) -> dict[str, Tensor]:
-        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
+    def batch(rng: np.random.Generator) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """What the network is shown, and the labels [B, T]."""
         seen, motions, labels, tasks = [], [], [], []
         for row in range(config.batch_size):
             each, move = drawn(row % 2 == 0, rng)
@@ -173,7 +173,16 @@ def _step(
             motions.append(motion_TF + rng.normal(0.0, config.jitter, motion_TF.shape).astype(np.float32))
             tasks.append(task)
         views_B, motion_B, label_BT = (torch.from_numpy(np.stack(x)).to(device) for x in (seen, motions, labels))
-        return frame_loss(model(views_B, motion_B, model.task_numbers(tasks).to(device)), label_BT)
+        return (views_B, motion_B, model.task_numbers(tasks).to(device)), label_BT
+
+    def loss(_: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean over the members, each with a batch of its own: what is chance in one is not in the others."""
+        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
+        parts = []
+        for member in model.members:
+            shown, label_BT = batch(rng)
+            parts.append(frame_loss(member(*shown), label_BT))
+        return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
 
     return loss
 

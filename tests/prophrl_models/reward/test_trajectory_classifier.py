@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from prophrl_models.data.dataset import Dataset
+from prophrl_models.reward import trajectory_train
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
 from prophrl_models.reward.classifier_files import (
@@ -30,14 +31,15 @@ from tests.helpers.aimed_reaches import write_aimed
 from tests.helpers.reaches import INSTRUCTION
 
 TASKS = (INSTRUCTION, "put it back")
-SMALL = TrajectoryConfig(TASKS, frames=8, view=16, channels=(8, 8, 8), token=64, heads=2)
+SMALL = TrajectoryConfig(TASKS, frames=8, view=16, channels=(8, 8, 8), token=64, heads=2, members=2)
 
 
 def network(seed: int = 0) -> TrajectoryClassifier:
-    """A network whose head is not zero, so that everything before it shows."""
+    """A network whose heads are not zero, so that everything before them shows."""
     torch.manual_seed(seed)
     model = TrajectoryClassifier(SMALL)
-    torch.nn.init.normal_(model.out.weight)
+    for member in model.members:
+        torch.nn.init.normal_(member.out.weight)
     return model.eval()
 
 
@@ -63,6 +65,17 @@ def test_no_logit_sees_a_later_moment_and_every_logit_sees_its_own_view_and_moti
     assert not torch.allclose(model(views, motion, task.flip(0)), logits), "the task matters"
     with pytest.raises(JudgeError, match="cut-outs of 16 pixels"):
         model(views[:, :, :8, :8], motion, task)
+
+
+@torch.inference_mode()
+def test_what_counts_is_the_mean_of_members_that_differ() -> None:
+    model, task = network(), torch.tensor([0, 1])
+    shown = torch.randint(0, 256, (2, 5, 16, 16, 6), dtype=torch.uint8), torch.randn(2, 5, 6), task
+    one, other = (member(*shown) for member in model.members)
+    assert (one - other).abs().min() > 1e-4
+    torch.testing.assert_close(model(*shown), (one + other) / 2)
+    with pytest.raises(JudgeError, match="one or more members, got 0"):
+        replace(SMALL, members=0)
 
 
 def test_a_judge_in_its_folder_says_what_it_said_in_memory(reaches: Dataset, tmp_path: Path) -> None:
@@ -144,6 +157,16 @@ def test_it_learns_to_tell_a_hit_from_a_miss_that_it_never_saw(failures: bool, t
     record = read_provenance(folder)
     assert {"reach-0-0", "reach-0-2"} <= {name for part in record["videos"].values() for name in part}
     assert record["validation"]["rates"]["all"]["recall"] is not None
+
+
+def test_every_member_learns_from_batches_of_its_own(reaches: Dataset) -> None:
+    model = TrajectoryClassifier(TRAINING.network)
+    first, second = model.members
+    second.load_state_dict(first.state_dict())
+    step = trajectory_train._step(model, list(labelled_trajectories(reaches)), TRAINING)
+    step(0, torch.Generator().manual_seed(0))["loss"].backward()
+    assert first.out.weight.grad.abs().max() > 0
+    assert not torch.allclose(first.out.weight.grad, second.out.weight.grad)
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
