@@ -55,7 +55,7 @@ class Effort(NamedTuple):
         return REINFORCEMENT_GB + len(PLAY) * self.attempts * ATTEMPT_GB
 
 
-MINUTES = Effort(SHIPPED, 32, 400, 300)
+MINUTES = Effort(SHIPPED, 32, 400, 200)
 """For a quarter of an hour on two cores; ``prophrl rl gain`` takes the time it needs."""
 FROM_NOTHING = Effort(None, 128, 4000, 400)
 """Nothing that the project ships is used."""
