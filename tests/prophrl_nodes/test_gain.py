@@ -87,6 +87,26 @@ def test_the_first_policy_can_add_attempts_of_its_own(reference: Path, settings:
     assert jobs["world model"].is_ready()
 
 
+def test_the_judge_can_learn_from_attempts_planned_in_imagination(
+    reference: Path, settings: Path, tmp_path: Path
+) -> None:
+    study = GainStudy(reference, tmp_path / "out", settings, tasks=(TASK,), world_steps=0, planned=24)
+    jobs = {name.removeprefix(f"{TASK}: "): job for name, job in by_name(study).items()}
+    plan, home = jobs["attempts planned in imagination"], tmp_path / "out" / TASK
+    options = parse_prophrl(plan.command)
+    assert options.world == reference / "small" and options.attempts == 24
+    assert options.checkpoints == [reference / f"policy_14_{TASK}" / "policy"]
+    assert parse_prophrl(jobs["judge"].command).sources[-1] == options.out == home / "planned"
+    assert not plan.is_ready(), "its weights are missing"
+    for name in ("model.safetensors", "codec.safetensors", "config.json"):
+        (reference / "small" / name).touch()
+    assert plan.is_ready()
+    finish_dataset(home / "demonstrations")
+    assert not jobs["judge"].is_ready()
+    finish_dataset(home / "planned")
+    assert jobs["judge"].is_ready()
+
+
 def test_the_study_can_train_the_first_policies_itself(reference: Path, settings: Path, tmp_path: Path) -> None:
     study = GainStudy(reference, tmp_path / "out", settings, tasks=(TASK,), few=9, policy_steps=300, play=4)
     study.claim()

@@ -48,6 +48,10 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="more attempts, of the first policy itself, of each kind (default: 0)",
     )  # fmt: skip
     parser.add_argument(
+        "--planned", type=int, default=0, metavar="N",
+        help="attempts that the first policy plans in the adapted world model, for the judge (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
         "--world-steps", type=int, default=1000, metavar="N", help="of the adaptation, 0: none (default: 1000)"
     )
     parser.add_argument(
@@ -84,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
         robot_trials=options.robot_trials,
         starts=options.starts,
         play=options.play,
+        planned=options.planned,
         world_steps=options.world_steps,
         judge_steps=options.judge_steps,
         judge_kind=options.judge,

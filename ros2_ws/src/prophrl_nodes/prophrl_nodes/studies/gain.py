@@ -7,6 +7,7 @@ demonstrations/            the task's own
 few/, imitation/           some of them and the first policy, where the study trains it
 play_TASK/, whole_TASK/    attempts of the first policy itself, where the study asks for them
 world/                     the world model, adapted to demonstrations and attempts (unless told not to)
+planned/                   attempts planned in that world model, where the study asks for them
 judge/                     a judge that learned from both (one of videos from imagined/, too)
 before/, after/            imagined rollouts of the first and of a reinforced policy, carried out on the twin
 rl_0/, rl_1/               reinforcement, a seed each
@@ -42,7 +43,7 @@ from robot_bridge.twin.tasks import TASK_IDS
 
 FIRST, REINFORCED = "first", "reinforced"
 EXECUTE = 8
-PLAY_SEED = 5000
+PLAY_SEED, PLANNED_SEED = 5000, 6000
 """Of placements and noise: no others than those of the reference's attempts by chance."""
 
 
@@ -61,6 +62,7 @@ class GainStudy:
         robot_trials: placements through ROS, each with both policies; 0: none.
         starts: placements of the rollouts that are carried out; 0: none.
         play: attempts that the first policy itself makes first, of each kind of ``PLAY``; 0: the reference's must do.
+        planned: attempts that it plans in the adapted world model, for the judge.
         world_steps: of the adaptation; 0: the reference's world as it is.
         judge_steps: of the judge's training.
         judge_kind: what it looks at (``imagination``).
@@ -80,6 +82,7 @@ class GainStudy:
     robot_trials: int = 20
     starts: int = 12
     play: int = 0
+    planned: int = 0
     world_steps: int = 1000
     judge_steps: int = 400
     judge_kind: JudgeKind = "trajectory"
@@ -133,7 +136,7 @@ class GainStudy:
         return Imagination(
             task, home, self.out / "logs", home / "demonstrations", attempts,
             self.reference / PACKED, self.out / "latents", self.settings, self.world_steps, self.judge_steps,
-            self.judge_kind,
+            self.judge_kind, self._first(task), self.planned, PLANNED_SEED,
         )  # fmt: skip
 
     def _log(self, task: str, part: str) -> Path:

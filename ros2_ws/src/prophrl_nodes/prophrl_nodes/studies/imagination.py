@@ -3,6 +3,7 @@
 ``plays`` are the logged attempts where a policy has none yet. In HOME/:
 
 world/         the world model, adapted to demonstrations and attempts (unless told not to)
+planned/       attempts planned in it, where asked for
 imagined/      the attempts imagined again, for a judge of videos
 judge/         a judge that learned from all of them
 rl_0/, rl_1/   reinforcement, a seed each
@@ -76,6 +77,9 @@ class Imagination:
         world_steps: of its training; 0: the given one as it is.
         judge_steps: of the judge's training.
         judge_kind: what it looks at, "trajectory" or "video" (docs/reward.md).
+        planner: the policy that plans attempts in the world model, for the judge; None: nobody does.
+        planned: so many.
+        planned_seed: of their placements and noise.
     """
 
     name: str
@@ -89,6 +93,9 @@ class Imagination:
     world_steps: int = 1000
     judge_steps: int = 400
     judge_kind: JudgeKind = "trajectory"
+    planner: Path | None = None
+    planned: int = 0
+    planned_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.start is None and self.world_steps < 1:
@@ -140,18 +147,38 @@ class Imagination:
             f"{self.name}: world model", adapt, self.log("world"), lambda: is_prophet(self.world), self._recorded,
             lambda: last_step(self.home / "world"), self.world_steps,
         )  # fmt: skip
-        return [*([adapted] if self.world_steps else []), *self._judging()]
+        return [*([adapted] if self.world_steps else []), *self._planning(), *self._judging()]
+
+    def _planning(self) -> list[Job]:
+        if self.planner is None or not self.planned:
+            return []
+        out, rollout = self.home / "planned", load_settings(self.settings).rollout
+        command = prophrl(
+            "trials", "play", self.planner, "--task", self.name, "--attempts", self.planned, "--calls", rollout.calls,
+            "--execute", rollout.keep, "--noise", rollout.noise_level, "--seed", self.planned_seed, "--out", out,
+            "--world", self.world, "--world-precision", rollout.world_precision,
+        )  # fmt: skip
+        policy = self.planner
+        return [
+            Job(
+                f"{self.name}: attempts planned in imagination", command, self.log("planned"),
+                lambda: is_complete(out), lambda: is_prophet(self.world) and (policy / PROVENANCE).is_file(),
+            )
+        ]  # fmt: skip
 
     def _judging(self) -> list[Job]:
         """The judge; one of videos must know the world model's pictures, too."""
         imagined, judge = self.home / "imagined", self.home / "judge"
         videos = [imagined] if self.judge_kind == "video" else []
+        planned = [self.home / "planned"] if self._planning() else []
         learn = prophrl(
-            "reward", "train", judge, *self.datasets, *videos, "--kind", self.judge_kind, "--steps", self.judge_steps
-        )
+            "reward", "train", judge, *self.datasets, *planned, *videos, "--kind", self.judge_kind, "--steps",
+            self.judge_steps,
+        )  # fmt: skip
         learned = Job(
             f"{self.name}: judge", learn, self.log("judge"), self.is_judged,
-            imagined.is_dir if videos else self._recorded, lambda: last_step(judge), self.judge_steps,
+            imagined.is_dir if videos else lambda: self._recorded() and all(map(is_complete, planned)),
+            lambda: last_step(judge), self.judge_steps,
         )  # fmt: skip
         if not videos:
             return [learned]

@@ -7,6 +7,7 @@ try in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from prophrl_models.rl.sde import shifted_grid
 from prophrl_models.serving.engine import PolicyEngine
 from prophrl_nodes.state_feed import StateFeed
 from prophrl_nodes.studies.watched_lane import WatchedLane
-from robot_bridge.twin.tasks import get_task, sample_placement
+from robot_bridge.twin.tasks import Placement, get_task, sample_placement
 
 SAMPLES_HZ = 20.0
 """Pictures in the lane: two for each action, so that one lies where ``as_commanded`` looks for it."""
@@ -71,6 +72,11 @@ class PlaySettings:
         return asdict(self)
 
 
+def placement_of(settings: PlaySettings, index: int) -> Placement:
+    """Where the objects of the ``index``-th attempt are."""
+    return sample_placement(settings.task, np.random.default_rng((settings.seed, index)))
+
+
 class PlayingLane:
     """A fast lane in which policies play, one attempt after the other. Close it."""
 
@@ -94,22 +100,50 @@ class PlayingLane:
         Raises:
             ValueError: the policy plans fewer rows than are to be kept.
         """
-        settings, lane = self.settings, self._lane
+        settings = self.settings
         if settings.keep > engine.spec.chunk:
             raise ValueError(f"the policy plans {engine.spec.chunk} rows, {settings.keep} cannot be executed of them")
-        placement = sample_placement(settings.task, np.random.default_rng((settings.seed, index)))
+        feed = StateFeed(engine.spec)
+
+        def look(call: int) -> tuple[Array, Array]:
+            return self._look(engine, feed, derived_seed(settings.seed, "play", index, call))
+
+        return self._carried_out(
+            engine, placement_of(settings, index), look, settings.calls, CALLS_AFTER_STOP, name, calibration_id
+        )
+
+    def follow(
+        self, engine: PolicyEngine, placement: Placement, plan_SN7: NDArray[np.float32], name: str, calibration_id: str
+    ) -> Episode:
+        """Execute chunks that were planned before, whatever is seen meanwhile; all of them are in the episode.
+
+        Args:
+            engine: whose plan it is; says in what convention and how it sees.
+            plan_SN7: the rows of S chunks, in units of the environment.
+        """
+
+        def planned(call: int) -> tuple[Array, Array]:
+            return plan_SN7[call].astype(np.float64), lane.observe().T_base_tcp
+
+        lane = self._lane
+        return self._carried_out(engine, placement, planned, len(plan_SN7), len(plan_SN7), name, calibration_id)
+
+    def _carried_out(
+        self, engine: PolicyEngine, placement: Placement, choose: Callable[[int], tuple[Array, Array]], calls: int,
+        after_stop: int, name: str, calibration_id: str,
+    ) -> Episode:  # fmt: skip
+        """``choose`` gives a call's rows and the pose they start from."""
+        task, lane = get_task(self.settings.task), self._lane
         lane.reset(placement)
         chunks: list[PlayedChunk] = []
         stop_ns: int | None = None
-        feed = StateFeed(engine.spec)
-        left = CALLS_AFTER_STOP
-        for call in range(settings.calls):
-            rows, T_seen = self._look(engine, feed, derived_seed(settings.seed, "play", index, call))
+        for call in range(calls):
+            rows, T_seen = choose(call)
             now_ns = round(lane.time_s * 1e9)
             chunks.append(PlayedChunk(now_ns, now_ns, rows))
             if stop_ns is not None:
-                left -= 1
-                if not left:
+                after_stop -= 1
+                if not after_stop:
                     break
                 continue
             lane.execute_pose_targets(
@@ -121,8 +155,8 @@ class PlayingLane:
         success = not lane.protective_stop and lane.success().success
         note = f"{ARM_STOPPED}: {lane.protective_stop}" if lane.protective_stop else ""
         metadata = EpisodeMetadata(
-            name, settings.task, get_task(settings.task).instruction, "policy", "success" if success else "failure",
-            note=note, calibration_id=calibration_id, placement=placement.to_json(),
+            name, task.id, task.instruction, "policy", "success" if success else "failure", note=note,
+            calibration_id=calibration_id, placement=placement.to_json(),
         )  # fmt: skip
         return as_commanded(self._measured(engine, metadata), chunks, engine.spec.control_rate_hz, stop_ns)
 

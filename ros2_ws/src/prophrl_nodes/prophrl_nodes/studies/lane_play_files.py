@@ -80,7 +80,7 @@ def write_play(
             raise DatasetError(
                 f"{one.folder} sees or acts differently from {files[0].folder}; give each a dataset of its own"
             )
-    calibration_yaml, calibration_id = _calibration(settings)
+    calibration_yaml, calibration_id = calibration_of(settings)
     with closing(DatasetWriter(out, headers[0])) as writer:
         jobs = []
         for index in range(attempts):
@@ -99,7 +99,7 @@ def write_play(
         return Played(digest, successes, len(writer.rows) - successes)
 
 
-def _calibration(settings: PlaySettings) -> tuple[str, str]:
+def calibration_of(settings: PlaySettings) -> tuple[str, str]:
     """The lane's camera as a calibration file's text, and its id."""
     with closing(PlayingLane(settings)) as lane, tempfile.TemporaryDirectory(prefix="prophrl-play-") as folder:
         file = Path(folder) / "calibration.yaml"

@@ -1,0 +1,178 @@
+"""Attempts planned in imagination and executed without looking, as a dataset: for judges of commands.
+
+An attempt of a policy that looks also shows what followed its fate: a hand that has missed sees it and tries again, an
+arm that was stopped goes nowhere. A judge that learned from such attempts alone tells failures by that, and in
+imagination, where nothing misses and nothing stops, it believes everybody. A plan goes on as if all went well, as
+imagined rollouts do; what came of it on the twin is its label.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prophrl_models.data.dataset_format import DatasetHeader, json_sha256
+from prophrl_models.data.dataset_writer import DatasetWriter
+from prophrl_models.data.episode import Episode
+from prophrl_models.data.image import policy_camera, policy_image
+from prophrl_models.data.synchronise import SyncSpec, state_vector
+from prophrl_models.prophet.checkpoint import PROVENANCE
+from prophrl_models.prophet.regions import check_regions
+from prophrl_models.prophet.rollout import ImaginedWorld, Prompt
+from prophrl_models.reward.judge import Verdict, Video
+from prophrl_models.rl.rollouts import RolloutWorker, Unit, derived_seed
+from prophrl_models.rl.settings import RolloutOptions
+from prophrl_models.serving.engine import PolicyEngine, id_of
+from prophrl_models.training.checkpoint import read_checkpoint
+from prophrl_nodes.studies.cell_pool import MAX_WORKERS, run_in_cells
+from prophrl_nodes.studies.fast_trials import TrialSettings, check_spec
+from prophrl_nodes.studies.lane_play import PlayingLane, PlaySettings, placement_of
+from prophrl_nodes.studies.lane_play_files import Played, calibration_of
+from robot_bridge.twin.fast_lane import FastLane
+from robot_bridge.twin.tasks import Placement, get_task
+
+AT_ONCE, PIECE = 32, 128
+"""Attempts that are imagined together, and those that are imagined before the first of them is carried out."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    folder: Path
+    settings: PlaySettings
+    placement: Placement
+    plan_SN7: NDArray[np.float32]
+    name: str
+    calibration_id: str
+    source_id: str
+
+
+class _Unasked:
+    """Stands where a rollout has a judge: what a plan is worth, the twin will say."""
+
+    name = "nobody"
+
+    def judge(self, videos: Sequence[Video], tasks: Sequence[str]) -> list[Verdict]:
+        return [Verdict(None, 0.5, ())] * len(videos)
+
+
+def write_planned(
+    checkpoint: Path,
+    load_world: Callable[[], ImaginedWorld],
+    world: Path,
+    settings: PlaySettings,
+    attempts: int,
+    out: Path,
+    *,
+    device: str = "cpu",
+    workers: int = MAX_WORKERS,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Played:
+    """So many attempts; those that are in the dataset already are not made again.
+
+    Args:
+        checkpoint: the policy.
+        load_world: gives the world model of the folder ``world``; asked only if there is something to do.
+        tell: (attempts in the dataset, attempts in all).
+
+    Raises:
+        CheckpointError: a checkpoint cannot be used.
+        DatasetError: ``out`` holds something else.
+        StudyError: the policy was not trained for the task.
+        TrainingError: policy and world model do not go together.
+        ValueError: no attempt, or too many workers.
+    """
+    if attempts < 1 or not 1 <= workers <= MAX_WORKERS:
+        raise ValueError(f"need an attempt and 1..{MAX_WORKERS} workers, got {attempts} and {workers}")
+    file = read_checkpoint(checkpoint)
+    check_spec(file.spec, TrialSettings(settings.task, 1, settings.keep), str(checkpoint))
+    check_regions(checkpoint, world, [])
+    sync = file.sync or SyncSpec(control_rate_hz=file.spec.control_rate_hz)
+    facts = {
+        "checkpoint": id_of(file.provenance),
+        "world": id_of(json.loads((world / PROVENANCE).read_text(encoding="utf-8"))),
+        "planned": settings.to_json(),
+    }
+    calibration_yaml, calibration_id = calibration_of(settings)
+    with closing(DatasetWriter(out, DatasetHeader(file.spec.convention, sync))) as writer:
+        sources = [json_sha256({**facts, "index": index}) for index in range(attempts)]
+        wanted = [index for index, source in enumerate(sources) if source not in writer.source_ids]
+        done = attempts - len(wanted)
+        tell(done, attempts)
+        planner = _Planner(checkpoint, load_world(), sync, settings, device) if wanted else None
+        for first in range(0, len(wanted), PIECE):
+            indices = wanted[first : first + PIECE]
+            assert planner is not None  # something is wanted
+            jobs = [
+                _Job(
+                    checkpoint, settings, placement_of(settings, index), plan_SN7,
+                    f"planned-{settings.task}-{sources[index][:12]}", calibration_id, sources[index],
+                )
+                for index, plan_SN7 in zip(indices, planner.plans_BSN7(indices), strict=True)
+            ]  # fmt: skip
+            for job, episode in run_in_cells(_Cell, jobs, workers):
+                writer.add(episode, job.source_id, calibration_yaml=calibration_yaml)
+                done += 1
+                tell(done, attempts)
+        digest = writer.finish()
+        successes = sum(row.outcome == "success" for row in writer.rows)
+        return Played(digest, successes, len(writer.rows) - successes)
+
+
+class _Planner:
+    """Imagines attempts from the lane's own start pictures."""
+
+    def __init__(
+        self, checkpoint: Path, world: ImaginedWorld, sync: SyncSpec, settings: PlaySettings, device: str
+    ) -> None:
+        self._policy = PolicyEngine.load(checkpoint, device).policy
+        self._world, self._sync, self._settings = world, sync, settings
+
+    def plans_BSN7(self, indices: Sequence[int]) -> NDArray[np.float32]:
+        """The executed rows of each attempt's chunks, in units of the environment."""
+        settings = self._settings
+        options = RolloutOptions(calls=settings.calls, keep=settings.keep, noise_level=settings.noise_level)
+        worker = RolloutWorker(self._policy, self._world, _Unasked(), self._prompts(indices), options)
+        seeds = [derived_seed(settings.seed, "planned", index) for index in indices]
+        plans = []
+        for first in range(0, len(indices), AT_ONCE):
+            rows = range(first, min(first + AT_ONCE, len(indices)))
+            unit = Unit(tuple(rows), tuple(seeds[row] for row in rows), "sde" if settings.noise_level else "ode")
+            plans.append(worker.executed_BSN7(worker.run(unit)))
+        return np.concatenate(plans)
+
+    def _prompts(self, indices: Sequence[int]) -> list[Prompt]:
+        task, sync = get_task(self._settings.task), self._sync
+        found = []
+        with FastLane(task.id) as lane:
+            assert lane.renderer is not None  # as long as the lane is open
+            camera = policy_camera(lane.renderer.camera, sync.image_region)
+            for index in indices:
+                seen = lane.reset(placement_of(self._settings, index))
+                state = state_vector(seen.T_base_tcp, float(seen.state_7[6]), sync)
+                image = policy_image(seen.image_HW3, sync.image_region)
+                found.append(Prompt(image, state, task.instruction, camera, f"attempt {index}"))
+        return found
+
+
+class _Cell:
+    """The policy's conventions and the lane of one process."""
+
+    def __init__(self) -> None:
+        self._engine: PolicyEngine | None = None
+        self._lane: PlayingLane | None = None
+
+    def run(self, job: _Job) -> Episode:
+        if self._engine is None or self._lane is None:
+            self._engine = PolicyEngine.load(job.folder, "cpu", threads=1)
+            self._lane = PlayingLane(job.settings)
+        return self._lane.follow(self._engine, job.placement, job.plan_SN7, job.name, job.calibration_id)
+
+    def close(self) -> None:
+        if self._lane is not None:
+            self._lane.close()
