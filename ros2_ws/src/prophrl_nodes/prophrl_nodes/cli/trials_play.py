@@ -6,7 +6,7 @@
 Placements are like those of demonstrations; policies take turns, with the noise that reinforcement will explore with.
 Chunk follows chunk as in imagination, and after a protective stop commands go on under a picture that stays. Successes
 and failures are kept and marked. With --world a policy does not look: it acts in that world model's imagination, and
-what it did there is executed from the same start; a judge of trajectories learns most from such attempts. Interrupted,
+what it did there is executed from the same start; as imagined rollouts are that a judge has to judge. Interrupted,
 the same command goes on; a larger --attempts adds to what is there. These are no demonstrations: do not train policies
 on them.
 """
