@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from prophrl_nodes.cli import rl_enact
 from prophrl_nodes.cli.rl_shared import UsageError
 from prophrl_nodes.studies import enact as study
@@ -19,10 +18,6 @@ from calibration.poses import ActionConvention
 from prophrl_models.data.image import ImageRegion
 from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.policies.interface import Scaling
-from prophrl_models.prophet.checkpoint import save_prophet
-from prophrl_models.prophet.codec import build_codec
-from prophrl_models.prophet.config import preset
-from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.rollout import Prompt
 from prophrl_models.prophet.worlds import load_world
 from prophrl_models.reward.calibration import Decision
@@ -35,6 +30,7 @@ from prophrl_models.rl.settings import RolloutOptions
 from prophrl_models.trials.video import write_video
 from robot_bridge.twin.tasks import Placement, get_task
 from tests.helpers.twin_policies import untrained_policy, write_untrained
+from tests.helpers.untrained_worlds import write_untrained_world
 
 TASK = "place_cube"
 DONE = Placement(TASK, {"cube": (-0.65, 0.1, 0.0), "bowl": (-0.65, 0.1, 0.0)})
@@ -44,12 +40,7 @@ CALLS, KEEP = 2, 3
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained tiny Prophet."""
-    torch.manual_seed(0)
-    config = preset("tiny")
-    made_of = {"dataset_hashes": [], "calibration_ids": []}
-    folder = tmp_path_factory.mktemp("worlds") / "world"
-    return save_prophet(folder, Prophet(config.network), build_codec(config.codec), config, made_of)
+    return write_untrained_world(tmp_path_factory.mktemp("worlds") / "world")
 
 
 class Alternating:

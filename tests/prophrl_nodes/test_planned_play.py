@@ -19,10 +19,6 @@ from prophrl_models.data.dataset import Dataset
 from prophrl_models.data.image import ImageRegion
 from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.policies.interface import Scaling
-from prophrl_models.prophet.checkpoint import save_prophet
-from prophrl_models.prophet.codec import build_codec
-from prophrl_models.prophet.config import preset
-from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.rollout import ImaginedWorld
 from prophrl_models.prophet.stops import ARM_STOPPED
 from prophrl_models.prophet.worlds import load_world
@@ -36,6 +32,7 @@ from prophrl_models.training.checkpoint import read_checkpoint, save_policy
 from prophrl_models.training.settings import TrainingError
 from robot_bridge.twin.tasks import Placement
 from tests.helpers.twin_policies import untrained_policy, write_untrained
+from tests.helpers.untrained_worlds import write_untrained_world
 
 TASK = "pull_tissue"
 SHORT = PlaySettings(TASK, calls=2, keep=4)
@@ -48,12 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained tiny Prophet."""
-    torch.manual_seed(0)
-    config = preset("tiny")
-    made_of = {"dataset_hashes": [], "calibration_ids": []}
-    folder = tmp_path_factory.mktemp("worlds") / "world"
-    return save_prophet(folder, Prophet(config.network), build_codec(config.codec), config, made_of)
+    return write_untrained_world(tmp_path_factory.mktemp("worlds") / "world")
 
 
 def write(checkpoint: Path, world: Path, attempts: int, out: Path) -> Played:

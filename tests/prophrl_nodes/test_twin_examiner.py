@@ -15,10 +15,6 @@ from prophrl_nodes.studies.twin_examiner import MOST_REPLAYS, Parts, TwinExamine
 from prophrl_models.data.image import Image, ImageRegion, policy_image
 from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.policies.interface import Inputs, ObservationBatch
-from prophrl_models.prophet.checkpoint import save_prophet
-from prophrl_models.prophet.codec import build_codec
-from prophrl_models.prophet.config import preset
-from prophrl_models.prophet.network import Prophet
 from prophrl_models.prophet.worlds import load_world
 from prophrl_models.reward.calibration import Decision
 from prophrl_models.reward.classifier import ClassifierConfig, SuccessClassifier
@@ -32,6 +28,7 @@ from prophrl_models.rl.settings import RlSettings
 from robot_bridge.twin.fast_lane import FastLane
 from robot_bridge.twin.tasks import Placement, get_task
 from tests.helpers.twin_policies import untrained_policy
+from tests.helpers.untrained_worlds import write_untrained_world
 
 TASK = "place_cube"
 DONE = Placement(TASK, {"cube": (-0.65, 0.1, 0.0), "bowl": (-0.65, 0.1, 0.0)})
@@ -39,12 +36,7 @@ DONE = Placement(TASK, {"cube": (-0.65, 0.1, 0.0), "bowl": (-0.65, 0.1, 0.0)})
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained tiny Prophet."""
-    torch.manual_seed(0)
-    config = preset("tiny")
-    made_of = {"dataset_hashes": [], "calibration_ids": []}
-    folder = tmp_path_factory.mktemp("worlds") / "world"
-    return save_prophet(folder, Prophet(config.network), build_codec(config.codec), config, made_of)
+    return write_untrained_world(tmp_path_factory.mktemp("worlds") / "world")
 
 
 class Lenient:

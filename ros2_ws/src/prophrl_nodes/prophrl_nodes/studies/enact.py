@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.poses import ActionConvention, integrate_chunk
-from prophrl_models.data.image import Image, ImageRegion, policy_camera, policy_image
-from prophrl_models.data.synchronise import SyncSpec, state_vector
+from prophrl_models.data.image import Image, ImageRegion, policy_image
+from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.prophet.rollout import Prompt
 from prophrl_models.reward.attempts import TrajectoryJudge
 from prophrl_models.reward.frames import read_video
@@ -27,6 +27,7 @@ from prophrl_models.rl.separation import Separation, separation
 from prophrl_models.trials.video import write_video
 from prophrl_nodes.studies.cell_pool import MAX_WORKERS, run_in_cells
 from prophrl_nodes.studies.lane_play import SETTLE_S
+from prophrl_nodes.studies.lane_starts import lane_prompts
 from prophrl_nodes.studies.watched_lane import WatchedLane
 from robot_bridge.twin.fast_lane import FastLane
 from robot_bridge.twin.tasks import Placement, get_task, sample_placement
@@ -192,8 +193,11 @@ def enact(
         workers: processes for the twin.
         tell: (rollouts carried out, rollouts in all).
     """
-    placements, prompts = _starts(settings, sync)
-    worker = make_worker(prompts)
+    placements = [
+        sample_placement(settings.task, np.random.default_rng((settings.seed, index)))
+        for index in range(settings.starts)
+    ]
+    worker = make_worker(lane_prompts(settings.task, placements, sync))
     jobs: list[_Job] = []
     found: list[tuple[int, float, float]] = []
     for rollouts in _imagined(worker, settings):
@@ -224,23 +228,6 @@ def _seen(judge: Judge, done: _Done, task: str) -> bool | None:
         return None
     (looked,) = judge.judge([done.pictures_THW3], [get_task(task).instruction])
     return looked.success
-
-
-def _starts(settings: EnactSettings, sync: SyncSpec) -> tuple[list[Placement], list[Prompt]]:
-    task = get_task(settings.task)
-    placements = [
-        sample_placement(task.id, np.random.default_rng((settings.seed, index))) for index in range(settings.starts)
-    ]
-    prompts = []
-    with FastLane(task.id) as lane:
-        assert lane.renderer is not None  # as long as the lane is open
-        camera = policy_camera(lane.renderer.camera, sync.image_region)
-        for index, placement in enumerate(placements):
-            seen = lane.reset(placement)
-            state = state_vector(seen.T_base_tcp, float(seen.state_7[6]), sync)
-            image = policy_image(seen.image_HW3, sync.image_region)
-            prompts.append(Prompt(image, state, task.instruction, camera, f"start {index}"))
-    return placements, prompts
 
 
 def _imagined(worker: RolloutWorker, settings: EnactSettings) -> Iterator[Rollouts]:

@@ -1,9 +1,8 @@
 """Attempts planned in imagination and executed without looking, as a dataset: for judges of commands.
 
 An attempt of a policy that looks also shows what followed its fate: a hand that has missed sees it and tries again, an
-arm that was stopped goes nowhere. A judge that learned from such attempts alone tells failures by that, and in
-imagination, where nothing misses and nothing stops, it believes everybody. A plan goes on as if all went well, as
-imagined rollouts do; what came of it on the twin is its label.
+arm that was stopped goes nowhere. A plan goes on as if all went well, as the imagined rollouts do that a judge has to
+judge; what came of it on the twin is its label.
 """
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ from numpy.typing import NDArray
 from prophrl_models.data.dataset_format import DatasetHeader, json_sha256
 from prophrl_models.data.dataset_writer import DatasetWriter
 from prophrl_models.data.episode import Episode
-from prophrl_models.data.image import policy_camera, policy_image
-from prophrl_models.data.synchronise import SyncSpec, state_vector
+from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.prophet.checkpoint import PROVENANCE
 from prophrl_models.prophet.regions import check_regions
-from prophrl_models.prophet.rollout import ImaginedWorld, Prompt
+from prophrl_models.prophet.rollout import ImaginedWorld
 from prophrl_models.reward.judge import Verdict, Video
 from prophrl_models.rl.rollouts import RolloutWorker, Unit, derived_seed
 from prophrl_models.rl.settings import RolloutOptions
@@ -34,8 +32,8 @@ from prophrl_nodes.studies.cell_pool import MAX_WORKERS, run_in_cells
 from prophrl_nodes.studies.fast_trials import TrialSettings, check_spec
 from prophrl_nodes.studies.lane_play import PlayingLane, PlaySettings, placement_of
 from prophrl_nodes.studies.lane_play_files import Played, calibration_of
-from robot_bridge.twin.fast_lane import FastLane
-from robot_bridge.twin.tasks import Placement, get_task
+from prophrl_nodes.studies.lane_starts import lane_prompts
+from robot_bridge.twin.tasks import Placement
 
 AT_ONCE, PIECE = 32, 128
 """Attempts that are imagined together, and those that are imagined before the first of them is carried out."""
@@ -137,7 +135,8 @@ class _Planner:
         """The executed rows of each attempt's chunks, in units of the environment."""
         settings = self._settings
         options = RolloutOptions(calls=settings.calls, keep=settings.keep, noise_level=settings.noise_level)
-        worker = RolloutWorker(self._policy, self._world, _Unasked(), self._prompts(indices), options)
+        starts = lane_prompts(settings.task, [placement_of(settings, index) for index in indices], self._sync)
+        worker = RolloutWorker(self._policy, self._world, _Unasked(), starts, options)
         seeds = [derived_seed(settings.seed, "planned", index) for index in indices]
         plans = []
         for first in range(0, len(indices), AT_ONCE):
@@ -145,19 +144,6 @@ class _Planner:
             unit = Unit(tuple(rows), tuple(seeds[row] for row in rows), "sde" if settings.noise_level else "ode")
             plans.append(worker.executed_BSN7(worker.run(unit)))
         return np.concatenate(plans)
-
-    def _prompts(self, indices: Sequence[int]) -> list[Prompt]:
-        task, sync = get_task(self._settings.task), self._sync
-        found = []
-        with FastLane(task.id) as lane:
-            assert lane.renderer is not None  # as long as the lane is open
-            camera = policy_camera(lane.renderer.camera, sync.image_region)
-            for index in indices:
-                seen = lane.reset(placement_of(self._settings, index))
-                state = state_vector(seen.T_base_tcp, float(seen.state_7[6]), sync)
-                image = policy_image(seen.image_HW3, sync.image_region)
-                found.append(Prompt(image, state, task.instruction, camera, f"attempt {index}"))
-        return found
 
 
 class _Cell:
