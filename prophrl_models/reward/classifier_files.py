@@ -30,7 +30,7 @@ from prophrl_models.reward.trajectory_classifier import TrajectoryClassifier, Tr
 from prophrl_models.reward.trajectory_judge import TrajectoryClassifierJudge
 from prophrl_models.training.checkpoint import git_revision, sha256
 
-VIDEO_FORMAT, TRAJECTORY_FORMAT = "prophrl-success-classifier/1", "prophrl-trajectory-classifier/1"
+VIDEO_FORMAT, TRAJECTORY_FORMAT = "prophrl-success-classifier/1", "prophrl-trajectory-classifier/2"
 JUDGED_AS = {VIDEO_FORMAT: "classifier", TRAJECTORY_FORMAT: "trajectory"}
 """What a folder is called as a judge's argument."""
 WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
@@ -136,7 +136,11 @@ def _read(folder: Path, wanted: str) -> dict[str, Any]:
     raw = _read_json(folder / CONFIG)
     kind = raw.get("format")
     if kind != wanted:
-        said = f"name it {JUDGED_AS[kind]}:{folder}" if kind in JUDGED_AS else f"this version reads {wanted}"
+        said = (
+            f"name it {JUDGED_AS[kind]}:{folder}"
+            if kind in JUDGED_AS
+            else f"this version reads {wanted}; train it again"
+        )
         raise JudgeError(f"{folder / CONFIG}: format {kind!r}, not {wanted}; {said}")
     if not isinstance(raw.get("architecture"), dict) or not isinstance(raw.get("decision"), dict):
         raise JudgeError(f"{folder / CONFIG} says no architecture or no decision; train the classifier again")

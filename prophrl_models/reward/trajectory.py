@@ -2,8 +2,9 @@
 
 A world model shows where the arm goes much better than what becomes of the things it meets: whether a grasp a
 centimetre beside the middle will hold is in no picture of 96 rows, but it is in the commands and the photograph from
-before them. So the photograph is cut out where the hand is told to be, moment by moment. "The hand closes around the
-bottle's foot" is then a picture of a bottle in the middle, wherever on the table it stands. T moments, V pixels.
+before them. So the photograph is looked at, moment by moment, from above where the hand is told to be, turned as the
+hand is. "The fingers come down beside the cube" is then the same picture wherever on the table the cube lies and
+however the hand is turned: what one attempt taught holds for all. T moments, V pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Array = NDArray[np.float64]
 
 MOTION = 6
 """Numbers that ``motion`` gives for a moment."""
-_FAR_PX = 10_000.0
+_CORNERS_42 = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
 @dataclass(frozen=True)
@@ -70,30 +71,53 @@ class Trajectory:
         return Trajectory(image, self.state_T7, self.camera.resized(width, height))
 
 
-def views(trajectory: Trajectory, index_T: NDArray[np.int64], size: int, ground_z_m: float) -> Views:
-    """Cut-outs of the start picture around the hand at some moments, uint8 [T, V, V, 6] with V = ``size``.
+def views(trajectory: Trajectory, index_T: NDArray[np.int64], size: int, side_m: float, ground_z_m: float) -> Views:
+    """The start picture from above the hand at some moments, uint8 [T, V, V, 6] with V = ``size``.
 
-    Channels 0..2 are centred on the point straight below the TCP in the plane z = ``ground_z_m`` of the base, where
-    things stand; channels 3..5 on the TCP itself. One camera tells no depth: both together do. What lies outside the
-    picture repeats its edge; a point behind the camera shows a corner.
+    Squares of ``side_m``, columns along the tool's x axis. Channels 0..2 show the plane z = ``ground_z_m`` of the base,
+    where things stand, around the point straight below the TCP; channels 3..5 the plane through the TCP, around it. One
+    camera tells no depth: both together do. What lies outside the picture repeats its edge; squares that reach behind
+    the camera are black.
     """
-    tcp_T3 = trajectory.state_T7[index_T, :3]
-    foot_T3 = np.concatenate([tcp_T3[:, :2], np.full((len(tcp_T3), 1), ground_z_m)], axis=1)
-    image = np.ascontiguousarray(trajectory.image_HW3)
-    found = np.empty((len(index_T), size, size, 6), np.uint8)
-    for first, points_T3 in ((0, foot_T3), (3, tcp_T3)):
-        pixels_T2 = np.nan_to_num(trajectory.camera.project(points_T3)[0], nan=-_FAR_PX).clip(-_FAR_PX, _FAR_PX)
-        for row, (x, y) in enumerate(pixels_T2.tolist()):
-            found[row, ..., first : first + 3] = cv2.getRectSubPix(image, (size, size), (x, y))
+    state_T7 = trajectory.state_T7[index_T]
+    x_T2 = tool_x(state_T7)
+    y_T2 = np.stack([-x_T2[:, 1], x_T2[:, 0]], axis=1)
+    way_42 = _CORNERS_42 * (side_m / 2.0)
+    square_T42 = state_T7[:, None, :2] + way_42[:, :1] * x_T2[:, None] + way_42[:, 1:] * y_T2[:, None]
+    found = np.zeros((len(index_T), size, size, 6), np.uint8)
+    for first, z_T in ((0, np.full(len(index_T), ground_z_m)), (3, state_T7[:, 2])):
+        for row, (square_42, z_m) in enumerate(zip(square_T42, z_T.tolist(), strict=True)):
+            found[row, ..., first : first + 3] = _from_above(trajectory, square_42, z_m, size)
     return found
 
 
+def _from_above(trajectory: Trajectory, square_42: Array, z_m: float, size: int) -> Views:
+    """A square of a horizontal plane [V, V, 3]; its corners in the order of ``_CORNERS_42``."""
+    pixels_42, _ = trajectory.camera.project(np.column_stack([square_42, np.full(4, z_m)]))
+    if np.isnan(pixels_42).any():
+        return np.zeros((size, size, 3), np.uint8)
+    corners_42 = ((_CORNERS_42 + 1.0) * ((size - 1) / 2.0)).astype(np.float32)
+    to_image_33 = cv2.getPerspectiveTransform(corners_42, pixels_42.astype(np.float32))
+    seen = cv2.warpPerspective(
+        np.ascontiguousarray(trajectory.image_HW3), to_image_33, (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+    return np.asarray(seen, np.uint8)
+
+
+def tool_x(state_T7: Array) -> Array:
+    """Unit vectors [T, 2] of the tool's x axis in the table's plane."""
+    axis_T2: Array = Rotation.from_euler("xyz", state_T7[:, 3:6]).as_matrix()[:, :2, 0]
+    length_T1 = np.linalg.norm(axis_T2, axis=1, keepdims=True)
+    return np.asarray(axis_T2 / np.maximum(length_T1, 1e-9), np.float64)
+
+
 def motion(trajectory: Trajectory, index_T: NDArray[np.int64], ground_z_m: float) -> NDArray[np.float32]:
-    """What the cut-outs do not say [T, ``MOTION``]: height, opening, turn (twice the angle of the tool's x axis about
+    """What the squares do not say [T, ``MOTION``]: height, opening, turn (twice the angle of the tool's x axis about
     the vertical, as sine and cosine: a gripper is the same from behind) and the way from the start, each about 1."""
     state = trajectory.state_T7[index_T]
-    axis_T3 = Rotation.from_euler("xyz", state[:, 3:6]).as_matrix()[:, :, 0]
-    turn = 2.0 * np.arctan2(axis_T3[:, 1], axis_T3[:, 0])
+    x_T2 = tool_x(state)
+    turn = 2.0 * np.arctan2(x_T2[:, 1], x_T2[:, 0])
     way = 3.0 * (state[:, :2] - trajectory.state_T7[0, :2])
     height = 5.0 * (state[:, 2] - ground_z_m) - 1.0
     return np.stack([height, state[:, 6], np.cos(turn), np.sin(turn), way[:, 0], way[:, 1]], axis=1).astype(np.float32)

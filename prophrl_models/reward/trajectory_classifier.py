@@ -1,6 +1,6 @@
-"""A small classifier that says from cut-outs of the start picture whether a trajectory accomplishes a task.
+"""A small classifier that says from the start picture whether a trajectory accomplishes a task.
 
-Cut-outs around the hand and the motion of each moment (``trajectory``) become a token; causal attention over time
+What lay below the hand and the motion of each moment (``trajectory``) become a token; causal attention over time
 (``time_attention``) gives a logit after each, "accomplished by now". Several networks that began differently are asked
 and the mean of their logits counts: they agree about what the data tell and differ in what they made up, which is what
 reinforcement would find. B trajectories, T moments, V x V pixels, N = B T, M width of a token.
@@ -29,8 +29,9 @@ class TrajectoryConfig:
     Attributes:
         tasks: instructions (or task names) that can be judged; at least one, no two the same.
         frames: moments looked at, evenly over a trajectory, the first and the last among them.
-        height, width: size of the start picture that is cut out of.
-        view: side of a cut-out in its pixels, a multiple of 8.
+        height, width: size of the start picture that is looked at.
+        view: pixels of the side of a square seen from above, a multiple of 8.
+        side_m: of such a square; a gripper, what it holds and what it puts that into should fit.
         ground_z_m: plane of the base on which things stand.
         channels: of the three levels of the trunk.
         token: width M; a multiple of ``heads``.
@@ -43,6 +44,7 @@ class TrajectoryConfig:
     height: int = POLICY_HEIGHT
     width: int = POLICY_WIDTH
     view: int = 48
+    side_m: float = 0.192
     ground_z_m: float = 0.0
     channels: tuple[int, int, int] = (16, 32, 48)
     token: int = 96
@@ -99,11 +101,11 @@ class TrajectoryNetwork(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, views_BTVV6: Tensor, motion_BTF: Tensor, task_B: Tensor) -> Tensor:
-        """Logits [B, T] of "accomplished by this moment" for uint8 cut-outs and their motion; any T >= 1."""
+        """Logits [B, T] of "accomplished by this moment" for uint8 squares and their motion; any T >= 1."""
         B, T, V, _, _ = views_BTVV6.shape
         if self.config.view != V or views_BTVV6.dtype != torch.uint8 or motion_BTF.shape != (B, T, MOTION):
             raise JudgeError(
-                f"the classifier takes uint8 cut-outs of {self.config.view} pixels with {MOTION} numbers of motion, "
+                f"the classifier takes uint8 squares of {self.config.view} pixels with {MOTION} numbers of motion, "
                 f"got {views_BTVV6.dtype} {list(views_BTVV6.shape)} and {list(motion_BTF.shape)}"
             )
         image_N6VV = views_BTVV6.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1.0

@@ -59,8 +59,9 @@ class TrajectoryClassifierJudge:
 def looked_at(
     trajectory: Trajectory, index_T: NDArray[np.int64], config: TrajectoryConfig
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Cut-outs [T, V, V, 6] and motion [T, 6] with T = ``config.frames``: short trajectories repeat their last moment,
+    """Squares [T, V, V, 6] and motion [T, 6] with T = ``config.frames``: short trajectories repeat their last moment,
     which no earlier logit sees."""
     index_T = np.pad(index_T, (0, config.frames - len(index_T)), mode="edge")
     shown = trajectory.resized(config.height, config.width)
-    return views(shown, index_T, config.view, config.ground_z_m), motion(shown, index_T, config.ground_z_m)
+    squares = views(shown, index_T, config.view, config.side_m, config.ground_z_m)
+    return squares, motion(shown, index_T, config.ground_z_m)

@@ -169,7 +169,7 @@ def _step(
             if others[task] and rng.random() < config.other_task:
                 task, move = str(rng.choice(others[task])), True
             labels.append(np.full_like(label_T, NOT_DONE) if move else label_T)
-            seen.append(_in_other_light(shown, config.gain, rng))
+            seen.append(_in_other_light(_from_behind(shown) if rng.random() < 0.5 else shown, config.gain, rng))
             motions.append(motion_TF + rng.normal(0.0, config.jitter, motion_TF.shape).astype(np.float32))
             tasks.append(task)
         views_B, motion_B, label_BT = (torch.from_numpy(np.stack(x)).to(device) for x in (seen, motions, labels))
@@ -192,8 +192,13 @@ def _moved(each: LabelledTrajectory, rng: np.random.Generator) -> Trajectory:
     return each.trajectory.moved(way_m * np.cos(angle), way_m * np.sin(angle))
 
 
+def _from_behind(views_TVV6: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What a gripper sees that came turned by half a turn, which does the same: ``motion`` does not tell them apart."""
+    return views_TVV6[:, ::-1, ::-1]
+
+
 def _in_other_light(views_TVV6: NDArray[np.uint8], gain: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Another exposure, contrast and tint, and a pixel to the side: cameras are calibrated to about that."""
+    """Another exposure, contrast and tint, and a pixel to the side: cells are calibrated to about that."""
     tint_6 = np.tile(1.0 + gain * (rng.standard_normal() + 0.5 * rng.standard_normal(3)), 2)
     contrast = 1.0 + gain * rng.standard_normal()
     image = (views_TVV6.astype(np.float32) - 112.0) * contrast + 112.0 * tint_6.astype(np.float32)

@@ -84,10 +84,10 @@ def write_report(folder: str | Path, facts: RunFacts | None = None) -> Path:
     settings: Mapping[str, Any] = json.loads(settings_file.read_text()) if settings_file.is_file() else {}
     held_out = log.get("held_out/success", {})
     best = max(held_out.items(), key=lambda item: (item[1], -item[0]), default=None)
-    # An audit may have ruled out the highest value; only the run itself, or its last report, knows.
+    # An audit may have ruled out the highest value, and scores may have chosen another; only the run itself knows.
     if facts and facts.best_step >= 0:
         best = (facts.best_step, facts.best_success)
-    elif stopped and earlier.get("best_step") is not None:
+    elif earlier.get("best_step") is not None:
         best = (int(earlier["best_step"]), float(earlier["best_success"]))
     summary = {
         "steps": max(log.get("imagined_success", {0: 0.0})),

@@ -53,7 +53,8 @@ class RunFacts:
         step: steps that are finished.
         evaluations: one mapping for each evaluation on held-out starts: step, success, rollouts, audited.
         audit: ``audit.Audit`` as plain values: all looks of the run.
-        best_step, best_success: of the evaluation whose policy is the result so far; -1 before the first.
+        best_step, best_success, best_worth: of the evaluation whose policy is the result so far; -1 before the first.
+            It is the best by its worth: mean score or success, whichever is reinforced.
         trusted_step, trusted_rate: of the policy with the best audited success that no audit doubted; -1 before one.
         empty_steps: steps in a row without a group of mixed outcome.
         stopped: why the run ended early; empty while it has not.
@@ -65,6 +66,7 @@ class RunFacts:
     audit: dict[str, Any] = field(default_factory=dict)
     best_step: int = -1
     best_success: float = -1.0
+    best_worth: float = -1.0
     trusted_step: int = -1
     trusted_rate: float = -1.0
     empty_steps: int = 0

@@ -290,7 +290,9 @@ class Trainer:
     def _evaluate(self, log: TrainingLog) -> None:
         """Success on held-out starts when it is due, with the same seeds every time; the best policy is saved.
 
-        A policy that the audit doubts is never the best: what it gained may be the world's or the judge's mistake.
+        Best by what it is reinforced for: where that is the judge's score, by the mean score, which a few rollouts tell
+        more of than their verdicts do. A policy that the audit doubts is never the best: what it gained may be the
+        world's or the judge's mistake.
         """
         o, facts, w = self.settings, self.facts, self.settings.watch
         due = bool(w.evaluate_every) and (
@@ -302,7 +304,10 @@ class Trainer:
         imagined = self._rate(found.success_B)
         if not imagined.trials:
             raise JudgeUnavailable("the judge gave no judgement on the held-out rollouts; repeat the command later")
-        entry = {"step": float(facts.step), "success": imagined.rate, "rollouts": float(imagined.trials)}
+        score = found.score_B[~found.success_B.isnan()].mean().item()
+        entry = {
+            "step": float(facts.step), "success": imagined.rate, "score": score, "rollouts": float(imagined.trials)
+        }  # fmt: skip
         audited = self._rate(found.audited_B)
         look = Look(facts.step, imagined=imagined, audited=audited if audited.trials else None)
         if self.examiner is not None and w.audit_every and facts.step % w.audit_every == 0:
@@ -317,9 +322,10 @@ class Trainer:
         if alarms and not facts.stopped:
             facts.stopped = " ".join(alarm.message for alarm in alarms)
         doubted = bool(audit.doubts())
-        if not doubted and entry["success"] > facts.best_success:
+        worth = score if o.rollout.reward == "score" else imagined.rate
+        if not doubted and worth > facts.best_worth:
             self._save(self.out_dir / BEST)
-            facts.best_step, facts.best_success = facts.step, entry["success"]
+            facts.best_step, facts.best_success, facts.best_worth = facts.step, imagined.rate, worth
         if not doubted and look.speaks:
             rate = entry.get("audited", 0.0)  # without one, nothing speaks for a policy after the first
             if rate > facts.trusted_rate:

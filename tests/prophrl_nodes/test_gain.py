@@ -87,7 +87,7 @@ def test_the_first_policy_can_add_attempts_of_its_own(reference: Path, settings:
     assert jobs["world model"].is_ready()
 
 
-def test_the_judge_can_learn_from_attempts_planned_in_imagination(
+def test_the_judge_learns_from_attempts_planned_in_imagination_and_from_demonstrations_alone(
     reference: Path, settings: Path, tmp_path: Path
 ) -> None:
     study = GainStudy(reference, tmp_path / "out", settings, tasks=(TASK,), world_steps=0, planned=24)
@@ -96,7 +96,9 @@ def test_the_judge_can_learn_from_attempts_planned_in_imagination(
     options = parse_prophrl(plan.command)
     assert options.world == reference / "small" and options.attempts == 24
     assert options.checkpoints == [reference / f"policy_14_{TASK}" / "policy"]
-    assert parse_prophrl(jobs["judge"].command).sources[-1] == options.out == home / "planned"
+    assert options.execute == 20, "whole chunks, where the settings keep all"
+    assert options.out == home / "planned"
+    assert parse_prophrl(jobs["judge"].command).sources == [home / "demonstrations", home / "planned"]
     assert not plan.is_ready(), "its weights are missing"
     for name in ("model.safetensors", "codec.safetensors", "config.json"):
         (reference / "small" / name).touch()

@@ -1,4 +1,4 @@
-"""Trajectories as judges see them: cut-outs that follow the hand, and the motion beside them."""
+"""Trajectories as judges see them: the table from above, below the hand and turned with it, and the motion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from prophrl_models.reward.attempts import Attempt, judge_attempts
 from prophrl_models.reward.judge import JudgeError, LabelJudge, Verdict
-from prophrl_models.reward.trajectory import MOTION, Trajectory, motion, views
+from prophrl_models.reward.trajectory import MOTION, Trajectory, motion, tool_x, views
 from tests.helpers.reaches import DOWN_EULER, camera, picture
 
 SQUARE = (-0.62, 0.11)
@@ -23,34 +23,53 @@ def redness(view_VV3: np.ndarray) -> np.ndarray:
     return view_VV3[..., 0].astype(int) - view_VV3[..., 2] > 100
 
 
-def test_the_square_is_in_the_middle_of_both_cut_outs_where_the_hand_touches_it() -> None:
-    trajectory = over((*SQUARE, 0.0), (SQUARE[0], SQUARE[1] + 0.1, 0.0), (*SQUARE, 0.15))
-    found = views(trajectory, np.arange(3), 48, 0.0)
-    assert found.shape == (3, 48, 48, 6) and found.dtype == np.uint8
-    touching, beside, above = found
+def seen(trajectory: Trajectory, ground_z_m: float = 0.0, size: int = 48) -> np.ndarray:
+    return views(trajectory, np.arange(len(trajectory.state_T7)), size, 0.24, ground_z_m)
+
+
+def middle(view_VV3: np.ndarray) -> tuple[float, float]:
+    rows, columns = np.nonzero(redness(view_VV3))
+    return rows.mean() - (len(view_VV3) - 1) / 2, columns.mean() - (len(view_VV3) - 1) / 2
+
+
+def test_the_square_is_in_the_middle_of_both_planes_where_the_hand_touches_it() -> None:
+    found = seen(over((*SQUARE, 0.0), (*SQUARE, 0.15)))
+    assert found.shape == (2, 48, 48, 6) and found.dtype == np.uint8
+    touching, above = found
     for part in (touching[..., :3], touching[..., 3:]):
-        rows, columns = np.nonzero(redness(part))
-        assert abs(rows.mean() - 23.5) < 5 and abs(columns.mean() - 23.5) < 2
-    rows, columns = np.nonzero(redness(beside[..., :3]))
-    assert abs(columns.mean() - 23.5) > 10, "it lies to the side of a hand that goes beside it"
+        assert np.hypot(*middle(part)) < 5, "it stands 2 cm tall, so it seems to lie a little behind"
     assert np.array_equal(above[..., :3], touching[..., :3]), "below a raised hand is what is below it"
-    rows, _ = np.nonzero(redness(above[..., 3:]))
-    assert rows.mean() > 35, "and the hand itself is seen in front of something farther up"
+    assert np.hypot(*middle(above[..., 3:])) > 10, "and at its own height it is seen in front of something else"
 
 
-def test_a_plane_that_is_not_the_bases_moves_the_lower_cut_out_only() -> None:
+def test_what_lies_beside_the_hand_lies_where_it_is_in_metres_along_the_tools_axes() -> None:
+    by_5_cm = 48 * 0.05 / 0.24
+    for yaw in (-2.0, 0.0, 0.7):
+        trajectory = over((*SQUARE, 0.0), yaw=yaw)
+        x_2 = tool_x(trajectory.state_T7)[0]
+        beside = over((SQUARE[0] - 0.05 * x_2[0], SQUARE[1] - 0.05 * x_2[1], 0.0), yaw=yaw)
+        at, off = middle(seen(trajectory)[0, ..., :3]), middle(seen(beside)[0, ..., :3])
+        np.testing.assert_allclose([off[0] - at[0], off[1] - at[1]], [0.0, by_5_cm], atol=1.5)
+
+
+def test_from_behind_the_same_gripper_sees_the_same_turned_by_half_a_turn() -> None:
+    near = (SQUARE[0] + 0.03, SQUARE[1] + 0.02, 0.05)
+    ahead, behind = seen(over(near, yaw=0.3)), seen(over(near, yaw=0.3 + np.pi))
+    assert np.abs(ahead.astype(int) - behind[:, ::-1, ::-1]).max() <= 3
+
+
+def test_a_plane_that_is_not_the_bases_moves_the_lower_square_only() -> None:
     trajectory = over((*SQUARE, 0.1))
-    at_base, raised = views(trajectory, np.array([0]), 32, 0.0)[0], views(trajectory, np.array([0]), 32, 0.1)[0]
+    at_base, raised = seen(trajectory)[0], seen(trajectory, 0.1)[0]
     assert np.array_equal(raised[..., :3], raised[..., 3:]), "the hand is in that plane"
     assert not np.array_equal(at_base[..., :3], raised[..., :3])
     assert np.array_equal(at_base[..., 3:], raised[..., 3:])
 
 
-def test_a_hand_outside_the_picture_or_behind_the_camera_is_cut_out_of_its_edge() -> None:
-    found = views(over((-0.65, 5.0, 0.1), (-3.0, 0.0, 0.1)), np.arange(2), 16, 0.0)
-    assert found.shape == (2, 16, 16, 6)
-    for view in found:
-        assert np.ptp(view[..., 3:].astype(int), axis=1).max() <= 1, "every row is one colour: the edge repeated"
+def test_a_hand_outside_the_picture_sees_its_edge_and_one_behind_the_camera_nothing() -> None:
+    outside, behind = seen(over((-0.65, 5.0, 0.1), (-3.0, 0.0, 0.1)), size=16)
+    assert outside[..., :3].any() and np.ptp(outside[..., :3].astype(int), axis=1).max() <= 1
+    assert not behind.any()
 
 
 def test_motion_says_height_opening_turn_and_way_and_a_gripper_is_the_same_from_behind() -> None:
@@ -69,13 +88,11 @@ def test_moved_and_resized_trajectories_are_the_same_motion_and_the_same_view() 
     moved = trajectory.moved(0.0, -0.1)
     assert np.array_equal(motion(moved, np.arange(2), 0.0), motion(trajectory, np.arange(2), 0.0))
     assert np.array_equal(
-        views(moved, np.arange(2), 24, 0.0),
-        views(over((SQUARE[0], SQUARE[1] - 0.1, 0.05), (SQUARE[0], SQUARE[1] - 0.1, 0.2)), np.arange(2), 24, 0.0),
+        seen(moved), seen(over((SQUARE[0], SQUARE[1] - 0.1, 0.05), (SQUARE[0], SQUARE[1] - 0.1, 0.2)))
     )
     small = trajectory.resized(120, 160)
     assert small.image_HW3.shape == (120, 160, 3) and trajectory.resized(240, 320) is trajectory
-    rows, columns = np.nonzero(redness(views(small, np.array([0]), 24, 0.0)[0, ..., :3]))
-    assert abs(rows.mean() - 11.5) < 3 and abs(columns.mean() - 11.5) < 2
+    assert np.hypot(*middle(seen(small)[0, ..., :3])) < 5
 
 
 def test_what_does_not_go_together_is_refused() -> None:

@@ -63,7 +63,7 @@ def test_no_logit_sees_a_later_moment_and_every_logit_sees_its_own_view_and_moti
             change = (model(other, moved, task) - logits).abs().amax(0)
             assert (t == 0 or change[:t].max() < 1e-6) and change[t] > 1e-4
     assert not torch.allclose(model(views, motion, task.flip(0)), logits), "the task matters"
-    with pytest.raises(JudgeError, match="cut-outs of 16 pixels"):
+    with pytest.raises(JudgeError, match="squares of 16 pixels"):
         model(views[:, :, :8, :8], motion, task)
 
 

@@ -113,7 +113,7 @@ class Unsure(DotJudge):
 
 
 def test_scores_tell_rollouts_apart_that_have_the_same_verdict(taught: TinyPolicy, tmp_path: Path) -> None:
-    found = {}
+    found, best = {}, {}
     for reward in ("verdict", "score"):
         rollout = replace(LEARNING.rollout, reward=reward, keep_low=0.0, keep_high=1.0)
         policy = new_policy()
@@ -122,11 +122,16 @@ def test_scores_tell_rollouts_apart_that_have_the_same_verdict(taught: TinyPolic
         trainer.run()
         lines = [json.loads(line) for line in (tmp_path / reward / "log.jsonl").read_text().splitlines()]
         found[reward] = [line for line in lines if "kept_fraction" in line]
+        best[reward] = trainer.facts.best_step
     assert [line["kept_fraction"] for line in found["verdict"]] == [0.0] * SETTINGS.watch.patience_empty
     scores = [line["judge/score"] for line in found["score"]]
     assert len(scores) == LEARNING.steps and all(line["kept_fraction"] == 1.0 for line in found["score"])
     assert all(line["imagined_success"] == 0.0 for line in found["score"])
     assert np.mean(scores[-2:]) > np.mean(scores[:2]) + 0.05
+    assert best == {"verdict": 0, "score": 6}, "held-out scores tell policies apart, too"
+    write_report(tmp_path / "score", trainer.facts)
+    write_report(tmp_path / "score")  # again, by the log, which does not say which was the best
+    assert json.loads((tmp_path / "score" / "report.json").read_text())["best_step"] == 6
 
 
 def test_held_out_starts_are_never_trained_on(taught: TinyPolicy, tmp_path: Path) -> None:

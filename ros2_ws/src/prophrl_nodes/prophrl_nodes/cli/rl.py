@@ -153,6 +153,7 @@ def _run(options: argparse.Namespace) -> int:
         trainer.executor.close()
     for entry in trainer.facts.evaluations:
         said = f"held out, after {entry['step']:.0f} steps: {entry['success']:.2f} of {entry['rollouts']:.0f} rollouts"
+        said += f", mean score {entry['score']:.2f}" if "score" in entry else ""
         print(said + (f", audited {entry['audited']:.2f}" if "audited" in entry else ""))
     if trainer.facts.stopped:
         print(f"stopped: {trainer.facts.stopped}")

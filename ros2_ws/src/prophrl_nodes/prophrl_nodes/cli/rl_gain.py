@@ -18,9 +18,12 @@ from typing import Any
 
 from prophrl_nodes.cli.output import table
 from prophrl_nodes.cli.presets import preset_file
+from prophrl_nodes.cli.rl_shared import UsageError
 
 MEASURE = ("simulated time", "report of the trials", "carried out, after")
 """Ends of the names of jobs that change the page."""
+PLANNED = 256
+"""Attempts that teach a judge of trajectories to tell a task's plans from one another (docs/reward.md)."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +51,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="more attempts, of the first policy itself, of each kind (default: 0)",
     )  # fmt: skip
     parser.add_argument(
-        "--planned", type=int, default=0, metavar="N",
-        help="attempts that the first policy plans in the adapted world model, for the judge (default: 0)",
+        "--planned", type=int, metavar="N",
+        help="attempts that the first policy plans in the adapted world model, for a judge of trajectories; 0: it "
+        "learns from the logged ones (default: 256)",
     )  # fmt: skip
     parser.add_argument(
         "--world-steps", type=int, default=1000, metavar="N", help="of the adaptation, 0: none (default: 1000)"
@@ -88,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
         robot_trials=options.robot_trials,
         starts=options.starts,
         play=options.play,
-        planned=options.planned,
+        planned=_planned(options),
         world_steps=options.world_steps,
         judge_steps=options.judge_steps,
         judge_kind=options.judge,
@@ -104,6 +108,18 @@ def run(options: argparse.Namespace) -> int:
         measures=lambda job: job.name.endswith(MEASURE),
         measured=study.measured,
     )
+
+
+def _planned(options: argparse.Namespace) -> int:
+    """Attempts for the judge: one of videos has no use for them."""
+    if options.judge == "trajectory":
+        return PLANNED if options.planned is None else int(options.planned)
+    if options.planned:
+        raise UsageError(
+            f"--planned {options.planned}: planned attempts are for a judge of trajectories, --judge video learns from "
+            "logged attempts imagined again; leave one of the two out"
+        )
+    return 0
 
 
 def _text(gain: Any) -> str:

@@ -7,8 +7,8 @@ demonstrations/            the task's own
 few/, imitation/           some of them and the first policy, where the study trains it
 play_TASK/, whole_TASK/    attempts of the first policy itself, where the study asks for them
 world/                     the world model, adapted to demonstrations and attempts (unless told not to)
-planned/                   attempts planned in that world model, where the study asks for them
-judge/                     a judge that learned from both (one of videos from imagined/, too)
+planned/                   attempts that the first policy planned in that world model, for a judge of trajectories
+judge/                     a judge that learned from them, or from the attempts (one of videos from imagined/, too)
 before/, after/            imagined rollouts of the first and of a reinforced policy, carried out on the twin
 rl_0/, rl_1/               reinforcement, a seed each
 fast.json                  all policies on the same placements in simulated time
@@ -62,7 +62,7 @@ class GainStudy:
         robot_trials: placements through ROS, each with both policies; 0: none.
         starts: placements of the rollouts that are carried out; 0: none.
         play: attempts that the first policy itself makes first, of each kind of ``PLAY``; 0: the reference's must do.
-        planned: attempts that it plans in the adapted world model, for the judge.
+        planned: attempts that it plans in the adapted world model, for a judge of trajectories; 0: the others must do.
         world_steps: of the adaptation; 0: the reference's world as it is.
         judge_steps: of the judge's training.
         judge_kind: what it looks at (``imagination``).

@@ -5,7 +5,7 @@
 world/         the world model, adapted to demonstrations and attempts (unless told not to)
 planned/       attempts planned in it, where asked for
 imagined/      the attempts imagined again, for a judge of videos
-judge/         a judge that learned from all of them
+judge/         a judge that learned from the planned attempts, or where there are none from the others
 rl_0/, rl_1/   reinforcement, a seed each
 """
 
@@ -78,7 +78,8 @@ class Imagination:
         judge_steps: of the judge's training.
         judge_kind: what it looks at, "trajectory" or "video" (docs/reward.md).
         planner: the policy that plans attempts in the world model, for the judge; None: nobody does.
-        planned: so many.
+        planned: so many. Then the judge learns from them and the demonstrations alone: in attempts that look, commands
+            tell what has happened, which those that it has to judge never do (docs/reward.md).
         planned_seed: of their placements and noise.
     """
 
@@ -153,9 +154,10 @@ class Imagination:
         if self.planner is None or not self.planned:
             return []
         out, rollout = self.home / "planned", load_settings(self.settings).rollout
+        execute = rollout.keep or PLAY["whole"][0]
         command = prophrl(
             "trials", "play", self.planner, "--task", self.name, "--attempts", self.planned, "--calls", rollout.calls,
-            "--execute", rollout.keep, "--noise", rollout.noise_level, "--seed", self.planned_seed, "--out", out,
+            "--execute", execute, "--noise", rollout.noise_level, "--seed", self.planned_seed, "--out", out,
             "--world", self.world, "--world-precision", rollout.world_precision,
         )  # fmt: skip
         policy = self.planner
@@ -171,10 +173,10 @@ class Imagination:
         imagined, judge = self.home / "imagined", self.home / "judge"
         videos = [imagined] if self.judge_kind == "video" else []
         planned = [self.home / "planned"] if self._planning() else []
+        sources = [self.demonstrations, *planned] if planned else self.datasets
         learn = prophrl(
-            "reward", "train", judge, *self.datasets, *planned, *videos, "--kind", self.judge_kind, "--steps",
-            self.judge_steps,
-        )  # fmt: skip
+            "reward", "train", judge, *sources, *videos, "--kind", self.judge_kind, "--steps", self.judge_steps
+        )
         learned = Job(
             f"{self.name}: judge", learn, self.log("judge"), self.is_judged,
             imagined.is_dir if videos else lambda: self._recorded() and all(map(is_complete, planned)),
