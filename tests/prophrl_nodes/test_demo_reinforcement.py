@@ -39,10 +39,13 @@ def reinforcement(tmp_path: Path) -> DemoReinforcement:
 
 def test_every_part_is_a_command_line_that_prophrl_understands(reinforcement: DemoReinforcement) -> None:
     jobs = reinforcement.jobs()
-    assert len({job.name for job in jobs}) == len({job.log for job in jobs}) == len(jobs) == 5
+    assert len({job.name for job in jobs}) == len({job.log for job in jobs}) == len(jobs) == 6
     noise = load_settings(PRESETS.reinforcement).rollout.noise_level
     understood = [parse_prophrl(job.command) for job in jobs]
     assert [options.noise for options in understood[:2]] == [noise] * 2, "attempts explore as reinforcement does"
+    plan, judge = understood[3:5]
+    assert plan.attempts == MINUTES.planned and plan.world == understood[-1].world and plan.noise == noise
+    assert plan.out == judge.sources[-1] and plan.seed not in [options.seed for options in understood[:2]]
     assert not any(job.is_done() for job in jobs)
     # Without a policy nothing can begin, and what follows waits for the part before it.
     assert not any(job.is_ready() for job in jobs)
@@ -106,5 +109,5 @@ def test_a_part_that_fails_ends_the_demo_with_its_name(reinforcement: DemoReinfo
 def test_two_policies_need_room_for_twice_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=14e9))
     Demo(DemoOptions(episodes=30, trials=20, output=tmp_path / "alone"))
-    with pytest.raises(DemoRefused, match="30 demonstrations and 40 trials need about 21 GB"):
+    with pytest.raises(DemoRefused, match="30 demonstrations and 40 trials need about 24 GB"):
         Demo(DemoOptions(episodes=30, trials=20, output=tmp_path / "both", reinforcement=PRESETS))

@@ -3,7 +3,7 @@
 In the demo's folder:
 
 play_TASK/, whole_TASK/    the policy's own attempts in the fast lane, as commanded: the bags know only successes
-reinforcement/             world model, judge and reinforced policy (``imagination``)
+reinforcement/             world model, attempts planned in it, judge and reinforced policy (``imagination``)
 latents/                   what the world model was trained on
 
 The world model begins as the one that the project ships, which has seen all tasks of the twin but none of these bags;
@@ -35,29 +35,35 @@ ATTEMPT_GB = 0.04
 """An attempt and its latents."""
 
 
+PLANNED_SEED = 6000
+"""Placements and noise of planned attempts are not those of the others."""
+
+
 class Effort(NamedTuple):
     """How much is done.
 
     Attributes:
         start: the world model to adapt; None: one is trained from nothing.
-        attempts: of each kind of ``PLAY``.
+        attempts: of each kind of ``PLAY``, for the world model.
+        planned: attempts that the policy plans in the world model, for the judge.
         world_steps, judge_steps: of their trainings.
     """
 
     start: Path | None
     attempts: int
+    planned: int
     world_steps: int
     judge_steps: int
 
     @property
     def need_gb(self) -> float:
         """Room on the disk."""
-        return REINFORCEMENT_GB + len(PLAY) * self.attempts * ATTEMPT_GB
+        return REINFORCEMENT_GB + (len(PLAY) * self.attempts + self.planned) * ATTEMPT_GB
 
 
-MINUTES = Effort(SHIPPED, 32, 400, 200)
+MINUTES = Effort(SHIPPED, 32, 96, 400, 200)
 """For a quarter of an hour on two cores; ``prophrl rl gain`` takes the time it needs."""
-FROM_NOTHING = Effort(None, 128, 4000, 400)
+FROM_NOTHING = Effort(None, 128, 256, 4000, 400)
 """Nothing that the project ships is used."""
 
 
@@ -152,5 +158,6 @@ class DemoReinforcement:
         return Imagination(
             self.task, self.folder / "reinforcement", self.folder / "logs", self.folder / "dataset",
             tuple(dataset for dataset, _ in self._plays), effort.start, self.folder / "latents",
-            self.presets.reinforcement, effort.world_steps, effort.judge_steps,
+            self.presets.reinforcement, effort.world_steps, effort.judge_steps, planner=self.first,
+            planned=effort.planned, planned_seed=PLANNED_SEED + self.seed,
         )  # fmt: skip
