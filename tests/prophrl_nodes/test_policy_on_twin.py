@@ -28,6 +28,7 @@ from prophrl_models.policies.interface import PolicySpec, Scaling
 from prophrl_models.policies.tiny import TinyPolicy
 from prophrl_models.training.checkpoint import save_policy
 from robot_bridge.twin.lab import Lab
+from tests.helpers.untrained_worlds import write_untrained_world
 
 INSTRUCTION = "place the cube in the bowl"
 LIVENESS_S = 60.0
@@ -181,6 +182,27 @@ def test_what_was_being_thought_when_the_run_was_stopped_is_not_said_in_the_next
     assert run._started()
     run.wait_chunks(1)
     assert to_nanoseconds(run.chunks[0].header.stamp) > restarted_ns, "the chunk is about what was seen in this run"
+
+
+@pytest.mark.slow
+def test_a_plan_made_in_imagination_is_executed_unseen_and_is_void_when_the_arm_is_taken_away(
+    graph: Any, lab: Lab, checkpoint: Path, tmp_path: Path
+) -> None:
+    world = write_untrained_world(tmp_path / "world")
+    run = Run(graph, lab, checkpoint, wait_s=60.0, host=lab.host, plan_in=world, plan_calls=3, execute_length=4)
+    run.engage_and_start()
+    run.wait_chunks(2)
+    (thinking_s, asked_s), moves = ([c.inference_s for c in run.chunks[:2]], np.array(run.chunks[1].actions))
+    assert asked_s < thinking_s / 3.0, "the whole plan is the first answer"
+    assert run.chunks[0].execute_length == 4 and np.abs(moves.reshape(-1, 7)[:4, :6]).max() > 0.0
+    run.wait_executing()
+    assert graph.call(Trigger, "executor/disengage", timeout_s=LIVENESS_S).success
+    said = graph.wait_said("policy", "a chunk of the plan was not executed", timeout_s=LIVENESS_S)
+    assert said.level == DiagnosticStatus.ERROR
+    count = len(run.chunks)
+    run.engage_and_start()  # the operator says so: a new look, a new plan
+    run.wait_chunks(1)
+    assert run.chunks[count].inference_s > 3.0 * asked_s
 
 
 def test_a_policy_without_a_valid_checkpoint_does_not_start_and_says_why(graph: Any, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_it_waits_for_missing_nodes_and_names_them() -> None:
 
 
 def test_it_does_not_speak_while_the_arm_obeys_somebody_else_or_is_idle() -> None:
+    assert a_turn().ask(0, "teleop", FOLLOWING).lost
     assert "the arm obeys teleop" in a_turn().ask(0, "teleop", FOLLOWING).waiting_for
     assert "the arm obeys nobody" in a_turn().ask(0, "", 0).waiting_for
     assert not a_turn().ask(0, "executor", 0).mine
@@ -35,6 +36,7 @@ def test_it_does_not_speak_while_the_arm_obeys_somebody_else_or_is_idle() -> Non
 def test_a_stopped_executor_is_the_operators_business() -> None:
     waiting = a_turn(PlayerState.STOPPED, reason="no new chunk").ask(0, "executor", HOLDING).waiting_for
     assert "operator" in waiting
+    assert a_turn(PlayerState.STOPPED, reason="no new chunk").ask(0, "executor", HOLDING).lost
     assert "no new chunk" in waiting
     # An executor that was started again: the arm still obeys the name of the one before.
     assert "not engaged" in a_turn(PlayerState.IDLE, reason="not engaged").ask(0, "executor", HOLDING).waiting_for
@@ -42,7 +44,8 @@ def test_a_stopped_executor_is_the_operators_business() -> None:
 
 def test_between_chunks_it_looks_only_at_what_was_measured_after_the_arm_settled() -> None:
     turn = a_turn(PlayerState.EXECUTING, 3)
-    assert "chunk in execution" in turn.ask(6 * SECOND_NS, "executor", FOLLOWING).waiting_for
+    executing = turn.ask(6 * SECOND_NS, "executor", FOLLOWING)
+    assert "chunk in execution" in executing.waiting_for and not executing.lost
     turn.on_executor(int(PlayerState.WAITING), 3, "", 7 * SECOND_NS)
     turn.on_executor(int(PlayerState.WAITING), 3, "", 8 * SECOND_NS)  # said again: the wait began at 7 s
     answer = turn.ask(9 * SECOND_NS, "executor", FOLLOWING)

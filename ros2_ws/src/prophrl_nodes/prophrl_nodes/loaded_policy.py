@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from calibration.camera import PinholeCamera
 from prophrl_models.trials.plan import PlanError
 from prophrl_nodes.blinded import policies_by_letter
+from prophrl_nodes.camera_file import CameraFile
 from prophrl_nodes.chunk_schedule import ChunkSchedule, LatencyBudget
 from prophrl_nodes.policy_inputs import PolicyInputs
 from prophrl_nodes.ros import Refused
 from prophrl_nodes.state_feed import StateFeed
+from robot_bridge.cell_files import open_cell
 
 if TYPE_CHECKING:
     from prophrl_nodes.policy_runner import PolicyRunner
@@ -27,6 +30,7 @@ class LoadedPolicy:
         inputs: brings together what this policy was trained to look at.
         feed: the state as it was trained to have it.
         budget, schedule: of its latency; no schedule without real-time chunking.
+        unseen: it looks once and its chunks are one plan, which is void when one of them is not executed.
     """
 
     name: str
@@ -35,6 +39,7 @@ class LoadedPolicy:
     feed: StateFeed
     budget: LatencyBudget
     schedule: ChunkSchedule | None
+    unseen: bool = False
 
 
 def wanted_policies(checkpoint: str, policies: str, plan: str) -> dict[str, str]:
@@ -66,7 +71,8 @@ def load_policy(where: str, letter: str, value: Callable[[str], Any]) -> LoadedP
     Raises:
         Refused: it cannot be loaded, or not be run as the parameters say.
     """
-    runner = _open(where, value)
+    unseen = bool(value("plan_in"))
+    runner = _open_planning(where, value) if unseen else _open(where, value)
     spec, budget, schedule = runner.spec, LatencyBudget(), None
     if value("chunking") == "real_time":
         length = int(value("execute_length") or spec.chunk)
@@ -76,7 +82,7 @@ def load_policy(where: str, letter: str, value: Callable[[str], Any]) -> LoadedP
     except ValueError as error:
         raise Refused(str(error)) from error
     inputs = PolicyInputs(runner.sync, value("instruction"))
-    return LoadedPolicy(letter or runner.policy_id, runner, inputs, feed, budget, schedule)
+    return LoadedPolicy(letter or runner.policy_id, runner, inputs, feed, budget, schedule, unseen)
 
 
 def _open(where: str, value: Callable[[str], Any]) -> PolicyRunner:
@@ -95,4 +101,36 @@ def _open(where: str, value: Callable[[str], Any]) -> PolicyRunner:
             real_time=value("chunking") == "real_time",
         )
     except (CheckpointError, ServingError, SetupError, TokenError) as error:
+        raise Refused(str(error)) from error
+
+
+def _open_planning(where: str, value: Callable[[str], Any]) -> PolicyRunner:
+    from prophrl_models.training.settings import TrainingError
+    from prophrl_nodes.planning_runner import PlanningRunner
+    from prophrl_nodes.policy_runner import REMOTE, CheckpointError, SetupError
+
+    if where.startswith(REMOTE) or value("chunking") != "synchronous":
+        raise Refused(
+            f"plan_in {value('plan_in')}: a whole attempt is planned by a policy in this process and with chunking "
+            f"'synchronous', got {where} and {value('chunking')!r}; name a checkpoint folder, or leave plan_in out"
+        )
+    camera_file = CameraFile(open_cell(value("cell"), value("host")))
+
+    def camera() -> PinholeCamera | None:
+        camera_file.reload_if_changed()
+        return camera_file.camera
+
+    try:
+        return PlanningRunner(
+            where,
+            value("plan_in"),
+            camera,
+            calls=value("plan_calls"),
+            keep=value("execute_length"),
+            noise_level=value("plan_noise"),
+            device=value("device"),
+            seed=value("seed"),
+            threads=value("torch_threads"),
+        )
+    except (CheckpointError, SetupError, TrainingError) as error:
         raise Refused(str(error)) from error

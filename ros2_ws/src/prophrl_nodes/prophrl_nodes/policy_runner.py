@@ -1,7 +1,7 @@
 """A policy that answers observations with action chunks: in this process, or behind a WebSocket on another machine.
 
-Both backends give the same answer to the same observation, seed and position in the run. The only module of the nodes
-that imports torch.
+Both backends give the same answer to the same observation, seed and position in the run. With ``planning_runner`` the
+only module of the nodes that imports torch.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class PolicyRunner(Protocol):
         ...
 
 
-class _Timed:
-    """What both backends share: the run's seeds, the injected latency, the record of latencies and the firm grip."""
+class TimedRunner:
+    """What all backends share: the run's seeds, the injected latency, the record of latencies and the firm grip."""
 
     def __init__(self, seed: int, extra_latency_s: float, budget_s: float) -> None:
         if extra_latency_s < 0.0:
@@ -120,6 +120,11 @@ class _Timed:
     def restart(self, run: int = 0) -> None:
         """See ``PolicyRunner``."""
         self._run, self._index = run, 0
+
+    @property
+    def chunks_given(self) -> int:
+        """In this run."""
+        return self._index
 
     def _timed(self, request: PolicyRequest, ask: Callable[[PolicyRequest], PolicyAnswer]) -> Answer:
         started_s = time.perf_counter()
@@ -137,7 +142,7 @@ class _Timed:
         return PolicyRequest(observation, chunk_seed(self._seed + self._run, self._index), committed)
 
 
-class InProcessRunner(_Timed):
+class InProcessRunner(TimedRunner):
     """The policy in this process; see ``PolicyRunner``.
 
     Args:
@@ -198,7 +203,7 @@ class InProcessRunner(_Timed):
         """Nothing to let go of before the process ends."""
 
 
-class RemoteRunner(_Timed):
+class RemoteRunner(TimedRunner):
     """The policy behind ``prophrl serve``; see ``PolicyRunner``.
 
     Args:

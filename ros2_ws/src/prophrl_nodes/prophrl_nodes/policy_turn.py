@@ -27,11 +27,13 @@ class Turn:
         waiting_for: what has to happen first; empty when it may.
         not_before_ns: oldest acceptable stamp of what it looks at.
         continues: whether its chunk should continue the one in execution.
+        lost: whether the arm is not the policy's before the operator engages the executor.
     """
 
     waiting_for: str
     not_before_ns: int = 0
     continues: bool = False
+    lost: bool = False
 
     @property
     def mine(self) -> bool:
@@ -86,6 +88,11 @@ class PolicyTurn:
         if self.schedule is not None:
             self.schedule.reset()
 
+    @property
+    def begun(self) -> bool:
+        """Whether a chunk was published in this run."""
+        return self._sent is not None
+
     def taken(self) -> bool:
         """Whether the executor began the chunk that was sent last."""
         return self._sent is not None and self._said is not None and self._said.sequence >= self._sent
@@ -98,9 +105,10 @@ class PolicyTurn:
         if said is None:
             return Turn("the executor node, which is silent; start it")
         if said.state is PlayerState.STOPPED or (said.state is PlayerState.IDLE and said.reason):
-            return Turn(f"the operator: the executor stands still ({said.reason}); call executor/engage")
+            return Turn(f"the operator: the executor stands still ({said.reason}); call executor/engage", lost=True)
         if arm_source != EXECUTOR or arm_state not in (FOLLOWING, HOLDING):
-            return Turn(f"the executor to be engaged (the arm obeys {arm_source or 'nobody'}); call executor/engage")
+            waiting_for = f"the executor to be engaged (the arm obeys {arm_source or 'nobody'}); call executor/engage"
+            return Turn(waiting_for, lost=True)
         untaken = self._sent is not None and said.sequence < self._sent
         if said.state is PlayerState.EXECUTING:
             if self.schedule is None or not self.schedule.due(said.sequence, self._progress_at(said, now_ns)):

@@ -8,6 +8,9 @@ Subscribes to ``camera/color/image_raw``, ``tcp_pose_broadcaster/pose``, ``gripp
 ``servo/status``; publishes ``policy/chunk``. Verbs: ``policy/command`` (``start`` with the instruction as argument,
 ``stop``) and ``~/start``, ``~/stop``. A run begins only when an operator says so, also after a restart of this node.
 
+With ``plan_in`` it looks once: it plans the whole attempt in that world model, executes the plan unseen and then holds.
+A plan of which a chunk was not executed (the arm was stopped or taken away) ends the run.
+
 With ``policies`` and ``plan`` it has all policies of a trial plan at hand, and ``policy/command`` takes ``choose`` with
 a letter of the plan. From then on, also in its messages, the policy is called by this letter: nobody at the table is to
 know which one moves the arm.
@@ -38,13 +41,24 @@ from prophrl_nodes.chunk_schedule import TRACKING_LAG_S, Continuation
 from prophrl_nodes.loaded_policy import LoadedPolicy, load_policy, wanted_policies
 from prophrl_nodes.messages import header, to_nanoseconds, to_pose
 from prophrl_nodes.policy_turn import PolicyTurn
-from prophrl_nodes.ros import Health, Level, ParameterSpec, PeriodicThread, ProphNode, Refused, Value, run
+from prophrl_nodes.ros import (
+    CELL_PARAMETERS,
+    Health,
+    Level,
+    ParameterSpec,
+    PeriodicThread,
+    ProphNode,
+    Refused,
+    Value,
+    run,
+)
 
 POLL_S = 0.01
 NICENESS = -5
 """The arm waits for what this node thinks, or acts on old pictures meanwhile; camera and recorder have time."""
 
 PARAMETERS = (
+    *CELL_PARAMETERS,
     ParameterSpec("checkpoint", "", "folder of the policy checkpoint to run, or the ws:// address of a policy server"),
     ParameterSpec("policies", "", "instead of checkpoint: NAME=CHECKPOINT for each policy of a trial plan"),
     ParameterSpec("plan", "", "trial plan that these policies are compared in; its key lies beside it"),
@@ -58,6 +72,9 @@ PARAMETERS = (
         200,
         changeable=True,
     ),
+    ParameterSpec("plan_in", "", "world model: plan the whole attempt in it at the first look, execute that unseen"),
+    ParameterSpec("plan_calls", 16, "chunks of such a plan", 1, 200),
+    ParameterSpec("plan_noise", 0.7, "noise to explore with in such a plan, 0: as the policy is deployed", 0.0, 2.0),
     ParameterSpec("settle_s", 0.15, "pause after a chunk before the next observation, for the arm to settle", 0.0, 2.0),
     ParameterSpec("device", "auto", "torch device", choices=("auto", "cpu", "cuda")),
     ParameterSpec(
@@ -183,7 +200,7 @@ class PolicyNode(ProphNode):
         """From now on this policy looks and thinks."""
         self._name, self._runner, self._inputs, self._feed = loaded.name, loaded.runner, loaded.inputs, loaded.feed
         self._budget, self._schedule = loaded.budget, loaded.schedule
-        self._turn.schedule = loaded.schedule
+        self._turn.schedule, self._unseen = loaded.schedule, loaded.unseen
 
     def _execute_length(self) -> int:
         return int(self.value("execute_length") or self._runner.spec.chunk)
@@ -261,6 +278,9 @@ class PolicyNode(ProphNode):
         status = self._arm.status
         source, state = (None, 0) if status is None else (str(status.source), int(status.state))
         turn = self._turn.ask(time.time_ns(), source, state)
+        if self._unseen and self._turn.begun and (turn.lost or (turn.mine and not self._turn.taken())):
+            self._end_plan()
+            return
         if not turn.mine:
             self._doing, self._trouble = turn.waiting_for, ""
             return
@@ -271,6 +291,16 @@ class PolicyNode(ProphNode):
             self._doing, self._trouble = "the arm to settle", ""
         else:
             self._answer(snapshot.observation, snapshot, turn.continues)
+
+    def _end_plan(self) -> None:
+        """What was planned goes on from where the arm is no more."""
+        with self._lock:
+            self._running = False
+            self._trouble = (
+                "a chunk of the plan was not executed, so the rest of it is void; put everything back where it was and "
+                "start again"
+            )
+        self.get_logger().warning(self._trouble)
 
     def _answer(self, observation: Observation, snapshot: Snapshot, continues: bool) -> None:
         from prophrl_nodes.policy_runner import ServingError

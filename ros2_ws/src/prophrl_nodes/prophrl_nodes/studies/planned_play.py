@@ -1,14 +1,12 @@
-"""Attempts planned in imagination and executed without looking, as a dataset: for judges of commands.
+"""Attempts planned in imagination (``rl.planner``) and executed on the twin without looking, as a dataset.
 
-An attempt of a policy that looks also shows what followed its fate: a hand that has missed sees it and tries again, an
-arm that was stopped goes nowhere. A plan goes on as if all went well, as the imagined rollouts do that a judge has to
-judge; what came of it on the twin is its label.
+What came of a plan is its label. The same on a robot: ``planning_runner``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,8 @@ from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.prophet.checkpoint import PROVENANCE
 from prophrl_models.prophet.regions import check_regions
 from prophrl_models.prophet.rollout import ImaginedWorld
-from prophrl_models.reward.judge import Verdict, Video
-from prophrl_models.rl.rollouts import RolloutWorker, Unit, derived_seed
+from prophrl_models.rl.planner import Planner
+from prophrl_models.rl.rollouts import derived_seed
 from prophrl_models.rl.settings import RolloutOptions
 from prophrl_models.serving.engine import PolicyEngine, id_of
 from prophrl_models.training.checkpoint import read_checkpoint
@@ -35,8 +33,8 @@ from prophrl_nodes.studies.lane_play_files import Played, calibration_of
 from prophrl_nodes.studies.lane_starts import lane_prompts
 from robot_bridge.twin.tasks import Placement
 
-AT_ONCE, PIECE = 32, 128
-"""Attempts that are imagined together, and those that are imagined before the first of them is carried out."""
+PIECE = 128
+"""Attempts that are imagined before the first of them is carried out."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,6 @@ class _Job:
     name: str
     calibration_id: str
     source_id: str
-
-
-class _Unasked:
-    """Stands where a rollout has a judge: what a plan is worth, the twin will say."""
-
-    name = "nobody"
-
-    def judge(self, videos: Sequence[Video], tasks: Sequence[str]) -> list[Verdict]:
-        return [Verdict(None, 0.5, ())] * len(videos)
 
 
 def write_planned(
@@ -102,16 +91,18 @@ def write_planned(
         wanted = [index for index, source in enumerate(sources) if source not in writer.source_ids]
         done = attempts - len(wanted)
         tell(done, attempts)
-        planner = _Planner(checkpoint, load_world(), sync, settings, device) if wanted else None
+        planner = _planner(checkpoint, load_world(), settings, device) if wanted else None
         for first in range(0, len(wanted), PIECE):
             indices = wanted[first : first + PIECE]
             assert planner is not None  # something is wanted
+            starts = lane_prompts(settings.task, [placement_of(settings, index) for index in indices], sync)
+            seeds = [derived_seed(settings.seed, "planned", index) for index in indices]
             jobs = [
                 _Job(
                     checkpoint, settings, placement_of(settings, index), plan_SN7,
                     f"planned-{settings.task}-{sources[index][:12]}", calibration_id, sources[index],
                 )
-                for index, plan_SN7 in zip(indices, planner.plans_BSN7(indices), strict=True)
+                for index, plan_SN7 in zip(indices, planner.plans_BSN7(starts, seeds), strict=True)
             ]  # fmt: skip
             for job, episode in run_in_cells(_Cell, jobs, workers):
                 writer.add(episode, job.source_id, calibration_yaml=calibration_yaml)
@@ -122,28 +113,9 @@ def write_planned(
         return Played(digest, successes, len(writer.rows) - successes)
 
 
-class _Planner:
-    """Imagines attempts from the lane's own start pictures."""
-
-    def __init__(
-        self, checkpoint: Path, world: ImaginedWorld, sync: SyncSpec, settings: PlaySettings, device: str
-    ) -> None:
-        self._policy = PolicyEngine.load(checkpoint, device).policy
-        self._world, self._sync, self._settings = world, sync, settings
-
-    def plans_BSN7(self, indices: Sequence[int]) -> NDArray[np.float32]:
-        """The executed rows of each attempt's chunks, in units of the environment."""
-        settings = self._settings
-        options = RolloutOptions(calls=settings.calls, keep=settings.keep, noise_level=settings.noise_level)
-        starts = lane_prompts(settings.task, [placement_of(settings, index) for index in indices], self._sync)
-        worker = RolloutWorker(self._policy, self._world, _Unasked(), starts, options)
-        seeds = [derived_seed(settings.seed, "planned", index) for index in indices]
-        plans = []
-        for first in range(0, len(indices), AT_ONCE):
-            rows = range(first, min(first + AT_ONCE, len(indices)))
-            unit = Unit(tuple(rows), tuple(seeds[row] for row in rows), "sde" if settings.noise_level else "ode")
-            plans.append(worker.executed_BSN7(worker.run(unit)))
-        return np.concatenate(plans)
+def _planner(checkpoint: Path, world: ImaginedWorld, settings: PlaySettings, device: str) -> Planner:
+    options = RolloutOptions(calls=settings.calls, keep=settings.keep, noise_level=settings.noise_level)
+    return Planner(PolicyEngine.load(checkpoint, device).policy, world, options)
 
 
 class _Cell:
