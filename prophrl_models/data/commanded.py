@@ -8,6 +8,8 @@ carries out. An episode as made here is what such a rollout would have to show:
 - one step for each row of a chunk that was executed, and the rows that were left when the arm stopped;
 - the first picture of a chunk is the one it was computed from, later ones are taken ``LAG_S`` after their row began,
   for the arm follows its target and the picture the arm;
+- an attempt that was planned as a whole has all rows of its plan, whenever it ended: its length must not tell what
+  came of it;
 - the state is measured where a chunk begins, unless the arm has stopped, and counted from its rows after that; the
   opening is the commanded one.
 """
@@ -29,6 +31,7 @@ from prophrl_models.data.streams import resolve_topic, stamp_ns
 from prophrl_models.data.synchronise import SyncSpec
 
 CHUNK_TOPIC, EXECUTOR_TOPIC, SAFETY_TOPIC = "policy/chunk", "executor/status", "io_and_status_controller/safety_mode"
+PLAN_TOPIC = "policy/plan"
 EXECUTING, NORMAL = 1, 1
 """ExecutorStatus.state of a chunk on its way, and SafetyMode.mode of an arm that may move (1: normal, 2: reduced)."""
 REDUCED = 2
@@ -127,18 +130,23 @@ def as_commanded(fine: Episode, chunks: Sequence[PlayedChunk], rate_hz: float, s
 
 
 def _played(bag: Bag, convention: ActionConvention, rate_hz: float) -> tuple[list[PlayedChunk], int | None]:
-    """Chunks that the executor took, in order, and when the arm stopped."""
+    """Chunks that the executor took, in order, then those of a plan that it never came to; and when the arm stopped."""
     recorded = list(bag.topics)
     try:
         topics = [resolve_topic(name, recorded) for name in (CHUNK_TOPIC, EXECUTOR_TOPIC, SAFETY_TOPIC)]
     except ValueError as error:
         raise BagError(f"{bag.name} is no recording of a policy at work: {error}") from error
+    topics += [topic for topic in recorded if f"/{topic.lstrip('/')}".endswith(f"/{PLAN_TOPIC}")]
+    plan_SN7: NDArray[np.float64] | None = None
     said: dict[int, tuple[int, int, NDArray[np.float64]]] = {}
     begun: list[int] = []
     stop_ns: int | None = None
     for message in bag.messages(topics):
         value = bag.decode(message)
-        if message.topic == topics[0]:
+        if message.topic in topics[3:]:
+            rows = np.asarray(value.actions, np.float64)
+            plan_SN7 = rows.reshape(-1, int(value.execute_length), int(value.action_dim))
+        elif message.topic == topics[0]:
             if int(value.convention) != int(convention) or abs(float(value.rate_hz) - rate_hz) > 1e-6:
                 raise BagError(
                     f"{bag.name}: chunks are in {ActionConvention(int(value.convention)).name} at {value.rate_hz:g} "
@@ -154,7 +162,18 @@ def _played(bag: Bag, convention: ActionConvention, rate_hz: float) -> tuple[lis
     chunks = [PlayedChunk(*said[sequence]) for sequence in begun if sequence in said]
     if not chunks:
         raise BagError(f"{bag.name}: the executor carried out no chunk; only trials of policies have commands")
-    return chunks, stop_ns
+    return (chunks, stop_ns) if plan_SN7 is None else _to_the_end(chunks, stop_ns, plan_SN7, rate_hz)
+
+
+def _to_the_end(
+    chunks: list[PlayedChunk], stop_ns: int | None, plan_SN7: NDArray[np.float64], rate_hz: float
+) -> tuple[list[PlayedChunk], int]:
+    """Chunks of a plan and nothing else; it stopped where its last chunk was carried out, at the latest."""
+    chunks = chunks[: len(plan_SN7)]
+    ended_ns = chunks[-1].begin_ns + round(1e9 * len(chunks[-1].rows_N7) / rate_hz)
+    stop_ns = ended_ns if stop_ns is None else min(stop_ns, ended_ns)
+    left = [PlayedChunk(ended_ns, ended_ns, rows_N7) for rows_N7 in plan_SN7[len(chunks) :]]
+    return [*chunks, *left], stop_ns
 
 
 def _at(ticks: NDArray[np.int64], time_ns: int) -> int:

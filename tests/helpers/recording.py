@@ -34,6 +34,7 @@ TYPES = {
     GRIPPER: "prophrl_interfaces/msg/GripperState",
     STATUS: "prophrl_interfaces/msg/ServoStatus",
     "/policy/chunk": "prophrl_interfaces/msg/ActionChunk",
+    "/policy/plan": "prophrl_interfaces/msg/ActionChunk",
     "/executor/status": "prophrl_interfaces/msg/ExecutorStatus",
     "/io_and_status_controller/safety_mode": "prophrl_interfaces/msg/SafetyMode",
 }

@@ -190,8 +190,13 @@ def test_a_plan_made_in_imagination_is_executed_unseen_and_is_void_when_the_arm_
 ) -> None:
     world = write_untrained_world(tmp_path / "world")
     run = Run(graph, lab, checkpoint, wait_s=60.0, host=lab.host, plan_in=world, plan_calls=3, execute_length=4)
+    plans: list[ActionChunk] = graph.collect(ActionChunk, "policy/plan")
     run.engage_and_start()
     run.wait_chunks(2)
+    graph.until(lambda: len(plans) == 1, "the plan", LIVENESS_S)
+    whole = np.array(plans[0].actions).reshape(-1, 7)
+    assert len(whole) == plans[0].chunk_length == 3 * 4 and plans[0].execute_length == 4
+    assert np.array_equal(whole[:4], np.array(run.chunks[0].actions).reshape(-1, 7)[:4])
     (thinking_s, asked_s), moves = ([c.inference_s for c in run.chunks[:2]], np.array(run.chunks[1].actions))
     assert asked_s < thinking_s / 3.0, "the whole plan is the first answer"
     assert run.chunks[0].execute_length == 4 and np.abs(moves.reshape(-1, 7)[:4, :6]).max() > 0.0
@@ -203,6 +208,7 @@ def test_a_plan_made_in_imagination_is_executed_unseen_and_is_void_when_the_arm_
     run.engage_and_start()  # the operator says so: a new look, a new plan
     run.wait_chunks(1)
     assert run.chunks[count].inference_s > 3.0 * asked_s
+    graph.until(lambda: len(plans) == 2, "another plan", LIVENESS_S)
 
 
 def test_a_policy_without_a_valid_checkpoint_does_not_start_and_says_why(graph: Any, tmp_path: Path) -> None:

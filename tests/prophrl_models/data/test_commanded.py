@@ -26,6 +26,7 @@ SECONDS = 3.0
 TICKS = round(SECONDS * FINE_HZ)
 START_NS = 1_000_000_000
 CHUNK, EXECUTOR, SAFETY = "/policy/chunk", "/executor/status", "/io_and_status_controller/safety_mode"
+PLAN = "/policy/plan"
 
 
 def fine() -> Episode:
@@ -103,8 +104,9 @@ def test_rows_that_a_trial_did_not_wait_for_are_left_out() -> None:
         as_commanded(fine(), [], 10.0)
 
 
-def played(tmp_path: Path, **changes: Any) -> Path:
-    """A bag of two seconds with three chunks, of which the executor took two, and a stop at 1.9 s."""
+def played(tmp_path: Path, plan_z: tuple[float, ...] = (), **changes: Any) -> Path:
+    """A bag of two seconds with three chunks, of which the executor took two, and a stop at 1.9 s; with ``plan_z`` they
+    are the first of so many that were planned at once, each with its own way down."""
     sent = list(record(2.0, width=64, height=48).sent)
     for sequence, begin_s in ((4, 0.3), (5, 0.9), (6, 1.3)):
         said: dict[str, Any] = {"convention": int(CONVENTION), "rate_hz": 10.0, "sequence": sequence} | changes
@@ -113,6 +115,11 @@ def played(tmp_path: Path, **changes: Any) -> Path:
         sent.append(at(CHUNK, begin_s, message, seen_s=begin_s - 0.05))
         if sequence != 5:
             sent.append(at(EXECUTOR, begin_s + 0.01, ExecutorStatus(state=ExecutorStatus.EXECUTING, sequence=sequence)))
+    if plan_z:
+        rows = np.concatenate([np.tile([0.01, 0.0, z, 0.0, 0.0, 0.0, 0.0], (4, 1)) for z in plan_z]).astype(np.float32)
+        said = {"convention": int(CONVENTION), "rate_hz": 10.0, "sequence": 4, "chunk_length": len(rows)}
+        message = ActionChunk(**said, execute_length=4, action_dim=7, actions=rows.flatten().tolist())
+        sent.append(at(PLAN, 0.29, message, seen_s=0.25))
     sent += [at(SAFETY, 0.05, SafetyMode(mode=1)), at(SAFETY, 1.9, SafetyMode(mode=3))]
     recording = Recording(tuple(sorted(sent, key=lambda s: s.log_ns)), outcome="failure")
     return recording.write(tmp_path / "bags")
@@ -142,6 +149,18 @@ def test_a_bag_of_a_trial_becomes_an_episode_of_its_commands(
     assert episode.action_T7[:, 0] == pytest.approx(0.01) and episode.metadata.outcome == "failure"
     assert main(["dataset", "commanded", str(tmp_path / "bags"), str(tmp_path / "play")]) == 0
     assert len(Dataset(tmp_path / "play")) == 1
+
+
+def test_an_attempt_that_was_planned_has_all_rows_of_its_plan_whatever_became_of_it(tmp_path: Path) -> None:
+    plan_z = (-0.01, -0.01, 0.02, 0.03)
+    found = commanded_episode(Bag(played(tmp_path, plan_z)), SyncSpec(), CONVENTION)
+    assert found.action_T7[:, 2] == pytest.approx(np.repeat(plan_z, 4))
+    counted = integrated(found.state_T7[4:5], found.action_T7[None, 4:-1], CONVENTION)[0]
+    assert found.state_T7[4:] == pytest.approx(counted, abs=1e-5), "from where the commands led, not the arm"
+    assert np.array_equal(found.color_THW3[-1], found.final.image_HW3), "nothing more was seen"
+    # What was held after the plan's end is not part of it.
+    short = commanded_episode(Bag(played(tmp_path / "short", plan_z[:1])), SyncSpec(), CONVENTION)
+    assert short.action_T7[:, 2] == pytest.approx(np.repeat(plan_z[:1], 4))
 
 
 @pytest.mark.parametrize("changes", [{"rate_hz": 5.0}, {"convention": 3}])

@@ -17,6 +17,7 @@ from prophrl_nodes.state_feed import StateFeed
 from robot_bridge.cell_files import open_cell
 
 if TYPE_CHECKING:
+    from prophrl_nodes.planning_runner import PlanningRunner
     from prophrl_nodes.policy_runner import PolicyRunner
 
 
@@ -30,7 +31,7 @@ class LoadedPolicy:
         inputs: brings together what this policy was trained to look at.
         feed: the state as it was trained to have it.
         budget, schedule: of its latency; no schedule without real-time chunking.
-        unseen: it looks once and its chunks are one plan, which is void when one of them is not executed.
+        planner: the runner, where it looks once: its chunks are one plan, void when one of them is not executed.
     """
 
     name: str
@@ -39,7 +40,7 @@ class LoadedPolicy:
     feed: StateFeed
     budget: LatencyBudget
     schedule: ChunkSchedule | None
-    unseen: bool = False
+    planner: PlanningRunner | None = None
 
 
 def wanted_policies(checkpoint: str, policies: str, plan: str) -> dict[str, str]:
@@ -71,8 +72,8 @@ def load_policy(where: str, letter: str, value: Callable[[str], Any]) -> LoadedP
     Raises:
         Refused: it cannot be loaded, or not be run as the parameters say.
     """
-    unseen = bool(value("plan_in"))
-    runner = _open_planning(where, value) if unseen else _open(where, value)
+    planner = _open_planning(where, value) if value("plan_in") else None
+    runner = planner or _open(where, value)
     spec, budget, schedule = runner.spec, LatencyBudget(), None
     if value("chunking") == "real_time":
         length = int(value("execute_length") or spec.chunk)
@@ -82,7 +83,7 @@ def load_policy(where: str, letter: str, value: Callable[[str], Any]) -> LoadedP
     except ValueError as error:
         raise Refused(str(error)) from error
     inputs = PolicyInputs(runner.sync, value("instruction"))
-    return LoadedPolicy(letter or runner.policy_id, runner, inputs, feed, budget, schedule, unseen)
+    return LoadedPolicy(letter or runner.policy_id, runner, inputs, feed, budget, schedule, planner)
 
 
 def _open(where: str, value: Callable[[str], Any]) -> PolicyRunner:
@@ -104,7 +105,7 @@ def _open(where: str, value: Callable[[str], Any]) -> PolicyRunner:
         raise Refused(str(error)) from error
 
 
-def _open_planning(where: str, value: Callable[[str], Any]) -> PolicyRunner:
+def _open_planning(where: str, value: Callable[[str], Any]) -> PlanningRunner:
     from prophrl_models.training.settings import TrainingError
     from prophrl_nodes.planning_runner import PlanningRunner
     from prophrl_nodes.policy_runner import REMOTE, CheckpointError, SetupError

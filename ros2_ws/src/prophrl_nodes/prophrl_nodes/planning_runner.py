@@ -18,6 +18,7 @@ from calibration.camera import PinholeCamera
 from prophrl_models.data.episode import Observation
 from prophrl_models.data.image import policy_camera
 from prophrl_models.data.synchronise import SyncSpec
+from prophrl_models.policies.grip import firm_grip
 from prophrl_models.policies.interface import PolicySpec
 from prophrl_models.prophet.imagined import Prompt
 from prophrl_models.prophet.regions import check_regions
@@ -43,7 +44,7 @@ class PlanningRunner(TimedRunner):
         world: folder of a world model that shows what the policy sees.
         camera: gives the calibrated camera of the whole picture, fixed in the base frame; None where there is none.
         calls: chunks of the plan.
-        keep: rows of each that are executed; the node must execute as many.
+        keep: rows of each that are executed, 0: all; the node must execute as many.
         noise_level: to explore with, as reinforcement does; 0: the policy as it is deployed.
         device, seed, threads: see ``policy_runner.InProcessRunner``.
 
@@ -68,7 +69,9 @@ class PlanningRunner(TimedRunner):
         check_regions(Path(checkpoint), Path(world), [])
         self._engine = PolicyEngine.load(checkpoint, device, threads=threads)
         super().__init__(seed, 0.0, PLANNING_S)
-        options = RolloutOptions(calls=calls, keep=keep, noise_level=noise_level)
+        self.keep = keep or self._engine.spec.chunk
+        """Rows of each chunk that are to be executed."""
+        options = RolloutOptions(calls=calls, keep=self.keep, noise_level=noise_level)
         self._planner = Planner(self._engine.policy, load_world(world, device=self._engine.device), options)
         self._camera = camera
         self._plan_SN7: NDArray[np.float32] | None = None
@@ -92,6 +95,11 @@ class PlanningRunner(TimedRunner):
     @property
     def sync(self) -> SyncSpec:
         return self._engine.sync
+
+    @property
+    def plan_SN7(self) -> NDArray[np.float32] | None:
+        """All chunks of this run as they are given out; None before the first look."""
+        return None if self._plan_SN7 is None else firm_grip(self._plan_SN7, self.close_below)
 
     def restart(self, run: int = 0) -> None:
         """Begin a run: the next observation is what is planned from."""

@@ -5,8 +5,9 @@ execution, early enough (by the latency it measures) that the answer comes befor
 continues what is in execution: see docs/chunking.md.
 
 Subscribes to ``camera/color/image_raw``, ``tcp_pose_broadcaster/pose``, ``gripper/state``, ``executor/status`` and
-``servo/status``; publishes ``policy/chunk``. Verbs: ``policy/command`` (``start`` with the instruction as argument,
-``stop``) and ``~/start``, ``~/stop``. A run begins only when an operator says so, also after a restart of this node.
+``servo/status``; publishes ``policy/chunk``, and ``policy/plan`` where it has one. Verbs: ``policy/command`` (``start``
+with the instruction as argument, ``stop``) and ``~/start``, ``~/stop``. A run begins only when an operator says so,
+also after a restart of this node.
 
 With ``plan_in`` it looks once: it plans the whole attempt in that world model, executes the plan unseen and then holds.
 A plan of which a chunk was not executed (the arm was stopped or taken away) ends the run.
@@ -21,6 +22,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -136,6 +138,7 @@ class PolicyNode(ProphNode):
         self._sequence = 0
         self._inference_s = 0.0
         self._chunks = self.publisher(ActionChunk, "policy/chunk", qos.COMMAND)
+        self._plans = self.publisher(ActionChunk, "policy/plan", qos.COMMAND)
         self._arm = ArmLink(self, "policy")
         image, pose, state = "camera/color/image_raw", "tcp_pose_broadcaster/pose", "gripper/state"
         self.subscribe(Image, image, lambda cdr: self._inputs.on_image(cdr), qos.IMAGE_LATEST, raw=True)
@@ -200,7 +203,7 @@ class PolicyNode(ProphNode):
         """From now on this policy looks and thinks."""
         self._name, self._runner, self._inputs, self._feed = loaded.name, loaded.runner, loaded.inputs, loaded.feed
         self._budget, self._schedule = loaded.budget, loaded.schedule
-        self._turn.schedule, self._unseen = loaded.schedule, loaded.unseen
+        self._turn.schedule, self._planner = loaded.schedule, loaded.planner
 
     def _execute_length(self) -> int:
         return int(self.value("execute_length") or self._runner.spec.chunk)
@@ -245,6 +248,10 @@ class PolicyNode(ProphNode):
         length = self.value("execute_length")
         if length > self._runner.spec.chunk:
             raise Refused(f"execute_length {length} exceeds the policy's chunk of {self._runner.spec.chunk} actions")
+        if self._planner and self._execute_length() != self._planner.keep:
+            raise Refused(
+                f"execute_length is {length}, the plan would be of {self._planner.keep} rows; restart the node"
+            )
         with self._lock:
             self._inputs.instruction = instruction
             self._runner.restart(self._run)
@@ -278,7 +285,7 @@ class PolicyNode(ProphNode):
         status = self._arm.status
         source, state = (None, 0) if status is None else (str(status.source), int(status.state))
         turn = self._turn.ask(time.time_ns(), source, state)
-        if self._unseen and self._turn.begun and (turn.lost or (turn.mine and not self._turn.taken())):
+        if self._planner and self._turn.begun and (turn.lost or (turn.mine and not self._turn.taken())):
             self._end_plan()
             return
         if not turn.mine:
@@ -331,6 +338,8 @@ class PolicyNode(ProphNode):
             self._feed.sent(answer.actions_CHD[: chunk.execute_length])
             if self._schedule is not None:
                 self._schedule.sent(chunk)
+            if self._planner and self._planner.chunks_given == 1:
+                self._publish_plan(chunk, snapshot)
             self._chunks.publish(self._message(chunk, snapshot, committed.frozen if committed else 0))
 
     def _chunk(self, actions_CHD: NDArray[np.float32], snapshot: Snapshot, continuation: Continuation | None) -> Chunk:
@@ -348,6 +357,12 @@ class PolicyNode(ProphNode):
             start_step=continuation.start_step if continuation else 0.0,
             real_time=real_time,
         )
+
+    def _publish_plan(self, first: Chunk, snapshot: Snapshot) -> None:
+        """All rows of the plan at once: a recording has them whatever becomes of the attempt."""
+        assert self._planner is not None and self._planner.plan_SN7 is not None  # it has just given its first chunk
+        whole = self._planner.plan_SN7.reshape(-1, first.actions_CHD.shape[1])
+        self._plans.publish(self._message(replace(first, actions_CHD=whole.astype(np.float64)), snapshot, 0))
 
     def _message(self, chunk: Chunk, snapshot: Snapshot, frozen: int) -> ActionChunk:
         rows, columns = chunk.actions_CHD.shape

@@ -19,6 +19,7 @@ _TOPICS: Any = [
     "io_and_status_controller/robot_mode",
     "io_and_status_controller/safety_mode",
     "policy/chunk",
+    "policy/plan",
     "executor/status",
     "drift/verdict",
     "/tf",
