@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from prophrl_nodes.offline.stages import (
     judge_of,
     judge_stage,
     last_step,
+    planned_stage,
     read_findings,
     reinforce_stage,
     replay_stage,
@@ -105,6 +107,18 @@ def test_a_better_checkpoint_is_accepted_with_both_numbers(tmp_path: Path) -> No
     assert "25% before, 75% after, at step 10" in result.message
 
 
+def test_what_was_reinforced_by_scores_is_better_by_scores(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "policy", 5, [0.5, 0.5])
+    record = json.loads((folder / "provenance.json").read_text())
+    for entry, score in zip(record["evaluations"], (0.4, 0.6), strict=True):
+        entry["score"] = score
+    for reward, accepted in (("score", True), ("verdict", False)):
+        said = {**record, "reinforcement": {"rollout": {"reward": reward}}}
+        (folder / "provenance.json").write_text(json.dumps(said))
+        assert outcome(folder).accepted is accepted
+        assert ("mean score 0.40 and 0.60" in outcome(folder).message) is accepted
+
+
 @pytest.mark.parametrize(("step", "success"), [(0, [0.5, 0.4]), (5, [0.5, 0.5])])
 def test_no_gain_is_not_accepted(tmp_path: Path, step: int, success: list[float]) -> None:
     result = outcome(checkpoint(tmp_path / "policy", step, success))
@@ -167,6 +181,12 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     assert judge_of(plan, at) == f"trajectory:{at.judge / 'classifier'}"
     judge = judge_stage(plan, at, [at.dataset])
     assert judge.command[3:9] == ["reward", "train", str(at.judge), str(at.dataset), "--kind", "trajectory"]
+    planned = planned_stage(replace(plan, planned=(bags, bags)), at)
+    parser = argparse.ArgumentParser()
+    dataset.register(parser)
+    understood = parser.parse_args(planned.command[4:])
+    assert (understood.verb, understood.bags, understood.out) == ("commanded", [Path(bags)] * 2, at.planned)
+    assert understood.image_region == [0.2, 0.3, 0.5]
     of_videos = replace(plan, judge=VIDEO)
     assert judge_of(of_videos, at) == f"classifier:{at.judge / 'classifier'}"
     replay, judge = replay_stage(of_videos, at, [at.dataset]), judge_stage(of_videos, at, [at.dataset])
@@ -177,6 +197,15 @@ def test_stages_are_the_commands_a_user_would_type(tmp_path: Path) -> None:
     understood = parser.parse_args(replay.command[4:])
     assert (understood.datasets, understood.out) == ([at.dataset], at.imagined)
     assert (understood.world, understood.preset, understood.seed) == (at.refitted, "small", 3)
+
+
+def test_a_judge_learns_from_planned_attempts_of_all_rounds_where_there_are_some(tmp_path: Path) -> None:
+    flow = flow_of(tmp_path)
+    assert flow._planned(flow.plan, []) == [], "then from the bags"
+    earlier = SimpleNamespace(at=Folders(tmp_path / "earlier"))
+    earlier.at.planned.mkdir(parents=True)
+    flow.at.planned.mkdir(parents=True)
+    assert flow._planned(flow.plan, [earlier]) == [earlier.at.planned, flow.at.planned]
 
 
 def test_the_audit_of_a_plan_reaches_the_reinforcement(tmp_path: Path) -> None:

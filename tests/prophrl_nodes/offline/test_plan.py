@@ -24,6 +24,10 @@ def test_what_does_not_exist_is_refused_by_name(plan: OfflinePlan) -> None:
         dataclasses.replace(plan, bags=())
     with pytest.raises(PlanError, match="steps cannot be negative, got -1"):
         dataclasses.replace(plan, steps=-1)
+    with pytest.raises(PlanError, match="not found: /planned"):
+        dataclasses.replace(plan, planned=("/planned",))
+    with pytest.raises(PlanError, match="judge video is asked for; leave one of the two out"):
+        dataclasses.replace(plan, planned=plan.bags, judge="video")
 
 
 @pytest.mark.parametrize("kind", ["classifier", "local"])

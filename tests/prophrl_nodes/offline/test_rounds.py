@@ -104,6 +104,8 @@ def test_a_judge_that_was_given_serves_all_rounds(home: Path, tmp_path: Path) ->
     assert work_of(plan, rounds, NewBags(plan.bags)).judge == "server:http://host/v1,model"
     other = "server:http://host/v1,other"
     assert work_of(replace(plan, judge=other), rounds, NewBags(plan.bags)).judge == other
+    planned = replace(plan, planned=plan.bags)
+    assert work_of(planned, rounds, NewBags(plan.bags)).judge == "", "one is trained on the planned attempts"
 
 
 def test_new_bags_weigh_as_much_as_all_others_within_limits() -> None:

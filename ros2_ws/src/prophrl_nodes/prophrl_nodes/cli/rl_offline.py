@@ -42,6 +42,15 @@ def register(parser: argparse.ArgumentParser) -> None:
         "hand goes in the start picture, or video",
     )
     parser.add_argument(
+        "--planned",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="BAGS",
+        help="bags of attempts planned in a world model and executed unseen (plan_in of the policy node): what the "
+        "judge of trajectories learns from",
+    )
+    parser.add_argument(
         "--audit",
         default="none",
         metavar="WHAT",
@@ -90,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
         task=options.task,
         judge=options.judge,
         audit=options.audit,
+        planned=tuple(str(path.resolve()) for path in options.planned),
         preset=settings_argument(options.preset),
         world_preset=settings_argument(options.world_preset),
         steps=options.steps,

@@ -38,6 +38,7 @@ PARAMETERS = (
         "",
         "classifier:FOLDER, local:FOLDER or server:ADDRESS,MODEL; empty: one is trained on the bags",
     ),
+    ParameterSpec("planned", "", "bags of attempts planned in a world model, for the judge; several with colons"),
     ParameterSpec(
         "audit", "none", "what imagined success is held against: twin (bags of the twin only), a second judge, or none"
     ),
@@ -184,6 +185,7 @@ class OfflineRlNode(ProphNode):
             task=goal.task or self.value("task"),
             judge=goal.judge or self.value("judge"),
             audit=self.value("audit"),
+            planned=tuple(_absolute(path) for path in self.value("planned").split(":") if path),
             preset=settings_argument(goal.preset or self.value("preset")),
             world_preset=settings_argument(self.value("world_preset")),
             steps=goal.steps or self.value("steps"),

@@ -2,6 +2,8 @@
 
     bags -> dataset -> adapted world model -> judge -> check -> reinforcement -> result.json
 
+Where there are planned attempts, the judge learns from them instead of the bags.
+
 A flow that continues another one works on the datasets of both, from what the other made (``rounds``).
 Each stage goes on where it was interrupted; a finished one is not repeated. progress.json says where the flow is,
 logs/ what the stages said.
@@ -32,6 +34,7 @@ from prophrl_nodes.offline.stages import (
     dataset_stage,
     judge_of,
     judge_stage,
+    planned_stage,
     read_findings,
     reinforce_stage,
     replay_stage,
@@ -79,7 +82,7 @@ class Flow:
         if work.judge == VIDEO:
             self._do(replay_stage(work, self.at, datasets))
         if work.judge in ("", VIDEO):
-            self._do(judge_stage(work, self.at, datasets))
+            self._do(judge_stage(work, self.at, self._planned(work, rounds) or datasets))
         judge = judge_of(work, self.at)
         check = check_stage(work, self.at, datasets, judge, instructions)
         findings = self._checked(check)
@@ -91,6 +94,13 @@ class Flow:
             self._say("check", 0, f"going on, though the check could not tell: {'; '.join(undecided)}")
         self._do(reinforce_stage(work, self.at, datasets, judge, instructions, task))
         return self._ended(outcome(self.at.policy))
+
+    def _planned(self, work: OfflinePlan, rounds: Sequence[Round]) -> list[Path]:
+        """Datasets of planned attempts, earlier rounds' among them."""
+        if work.planned:
+            self._do(planned_stage(work, self.at))
+        folders = [*(entry.at.planned for entry in rounds), self.at.planned]
+        return [folder for folder in folders if folder.is_dir()]
 
     def _do(self, stage: Stage) -> None:
         if stage.is_done():
@@ -214,16 +224,24 @@ def sentences(findings: Sequence[Mapping[str, Any]], status: str) -> list[str]:
 
 
 def outcome(checkpoint: Path) -> FlowResult:
-    """The result of a finished reinforcement, from the own record of the checkpoint that it delivers."""
+    """The result of a finished reinforcement, from the own record of the checkpoint that it delivers.
+
+    Better is what has more of what it was reinforced for: success, or where settings say so the judge's mean score.
+    """
     record = json.loads((checkpoint / "provenance.json").read_text(encoding="utf-8"))
     stopped, promised = record.get("stopped", ""), promise(record)
     why = f"; stopped early: {stopped}" if stopped else ""
     if promised is None:
         what = f"trained {record['step']} steps, without evaluations on held-out starts{why}"
         return FlowResult(True, what, str(checkpoint), stopped=stopped)
-    before, after = record["evaluations"][0]["success"], promised["success"]
+    first = record["evaluations"][0]
+    before, after = first["success"], promised["success"]
     numbers = f"imagined success on held-out starts {before:.0%} before, {after:.0%} after"
-    better = record["step"] > 0 and after > before
+    worth = "success"
+    if record.get("reinforcement", {}).get("rollout", {}).get("reward") == "score" and "score" in first:
+        worth = "score"
+        numbers += f", mean score {first[worth]:.2f} and {promised[worth]:.2f}"
+    better = record["step"] > 0 and promised[worth] > first[worth]
     what = f"{numbers}, at step {record['step']}: {checkpoint}"
     if not better:
         what = f"no step was better than the start ({numbers})"

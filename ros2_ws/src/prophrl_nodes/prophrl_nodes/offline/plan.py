@@ -37,6 +37,8 @@ class OfflinePlan:
         judge: as ``prophrl rl`` takes it, ``classifier:FOLDER``, ``local:FOLDER`` or ``server:ADDRESS,MODEL``, with
             options after it; a bare folder is taken as a classifier's. Empty or "trajectory": one that looks at where
             the hand goes in the start picture is trained on the bags; ``VIDEO``: one that looks at videos.
+        planned: bags, or folders of bags, of attempts that were planned in a world model and executed unseen: a judge
+            that is trained then learns from them alone (docs/reward.md).
         after: folder of a finished flow that this one continues with new bags (see ``rounds``); empty: a first round.
         audit: what imagined success is held against while the policy is trained: "twin", trials on the digital twin
             (bags of the twin only); a second judge, given as ``judge`` is; empty or "none": nothing.
@@ -63,6 +65,7 @@ class OfflinePlan:
     seed: int = 0
     threads: int = 0
     after: str = ""
+    planned: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "judge", judge_argument(self.judge))
@@ -75,7 +78,12 @@ class OfflinePlan:
             )
         if not self.after and not self.policy:
             raise PlanError("no policy checkpoint given; prophrl train policy makes one")
-        named = [path for path in (*self.bags, self.policy, self.after) if path]
+        if self.planned and self.judge:
+            raise PlanError(
+                f"planned attempts teach a judge of trajectories that is trained here, and judge {self.judge} is asked "
+                "for; leave one of the two out"
+            )
+        named = [path for path in (*self.bags, *self.planned, self.policy, self.after) if path]
         missing = [path for path in named if not Path(path).exists()]
         if self.world and not Path(self.world).is_dir():
             missing.append(self.world)
@@ -99,8 +107,8 @@ class OfflinePlan:
         file = folder / PLAN_FILE
         now: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if file.is_file():
-            # Plans from before there were rounds or audits.
-            then = {"after": "", "audit": "", **json.loads(file.read_text(encoding="utf-8"))}
+            # Plans from before there were rounds, audits or planned attempts.
+            then = {"after": "", "audit": "", "planned": [], **json.loads(file.read_text(encoding="utf-8"))}
             then["judge"] = judge_argument(then["judge"])  # once a bare folder or address
             names = [f.name for f in fields(self) if f.name not in MAY_CHANGE]
             changed = [name for name in names if then.get(name) != now[name]]
@@ -196,4 +204,4 @@ def read_plan(folder: Path) -> OfflinePlan:
     if not file.is_file():
         raise PlanError(f"no {PLAN_FILE} in {folder}")
     raw = json.loads(file.read_text(encoding="utf-8"))
-    return OfflinePlan(**{**raw, "bags": tuple(raw["bags"])})
+    return OfflinePlan(**{**raw, "bags": tuple(raw["bags"]), "planned": tuple(raw.get("planned", ()))})

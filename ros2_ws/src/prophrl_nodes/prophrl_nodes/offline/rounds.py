@@ -204,7 +204,8 @@ def work_of(plan: OfflinePlan, rounds: Sequence[Round], bags: NewBags) -> Offlin
         PlanError: the judge that an earlier round was given is gone.
     """
     last = rounds[-1]
-    given = [entry.plan.get("judge", "") for entry in reversed(rounds)]
+    # A judge that is to learn from planned attempts is trained anew, whoever judged before.
+    given = [] if plan.planned else [entry.plan.get("judge", "") for entry in reversed(rounds)]
     return replace(
         plan,
         after="",

@@ -62,6 +62,11 @@ class Folders:
         return self.world / "prophet"
 
     @property
+    def planned(self) -> Path:
+        """Attempts planned in imagination, as they were commanded."""
+        return self.root / "planned"
+
+    @property
     def imagined(self) -> Path:
         """The bags' own actions in the adapted world model, as labelled videos."""
         return self.root / "imagined"
@@ -91,6 +96,12 @@ def dataset_stage(plan: OfflinePlan, at: Folders) -> Stage:
     region = _region_of(Path(plan.policy))
     command = _prophrl("dataset", "build", *plan.bags, at.dataset, *outcomes, *tasks, "--discarded", *region)
     return Stage("dataset", "bags become synchronised episodes", command, lambda: False)
+
+
+def planned_stage(plan: OfflinePlan, at: Folders) -> Stage:
+    """Attempts that were planned in imagination and executed unseen, by the rows of their plans."""
+    command = _prophrl("dataset", "commanded", *plan.planned, at.planned, *_region_of(Path(plan.policy)))
+    return Stage("planned", "attempts that were planned in imagination become episodes", command, lambda: False)
 
 
 def world_stage(plan: OfflinePlan, at: Folders, datasets: Sequence[Path], weights: Sequence[float] = ()) -> Stage:
