@@ -56,7 +56,8 @@ def commanded_episode(bag: Bag, spec: SyncSpec, convention: ActionConvention) ->
     """A bag of a policy's trial as an episode of its commands.
 
     Raises:
-        BagError: no chunks, chunks of another convention or rate, or what ``convert_bag`` refuses.
+        BagError: no chunks, chunks of another convention or rate, a plan that was broken off by no fault of its own,
+            or what ``convert_bag`` refuses.
     """
     chunks, stop_ns = _played(bag, convention, spec.control_rate_hz)
     fine = convert_bag(bag, replace(spec, control_rate_hz=FINE_HZ), convention)
@@ -162,7 +163,14 @@ def _played(bag: Bag, convention: ActionConvention, rate_hz: float) -> tuple[lis
     chunks = [PlayedChunk(*said[sequence]) for sequence in begun if sequence in said]
     if not chunks:
         raise BagError(f"{bag.name}: the executor carried out no chunk; only trials of policies have commands")
-    return (chunks, stop_ns) if plan_SN7 is None else _to_the_end(chunks, stop_ns, plan_SN7, rate_hz)
+    if plan_SN7 is None:
+        return chunks, stop_ns
+    if len(chunks) < len(plan_SN7) and stop_ns is None and bag.metadata.outcome != "success":
+        raise BagError(
+            f"{bag.name}: {len(chunks)} of {len(plan_SN7)} chunks of its plan were carried out and the arm was not "
+            "stopped, so the outcome says nothing of the plan; give trials more time"
+        )
+    return _to_the_end(chunks, stop_ns, plan_SN7, rate_hz)
 
 
 def _to_the_end(

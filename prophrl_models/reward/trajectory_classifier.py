@@ -57,6 +57,8 @@ class TrajectoryConfig:
             raise JudgeError(f"a classifier needs one or more different tasks, got {list(self.tasks)}")
         if self.members < 1:
             raise JudgeError(f"a classifier has one or more members, got {self.members}")
+        if not self.side_m > 0.0:
+            raise JudgeError(f"side_m of the squares that are seen is a length in metres, got {self.side_m}")
         if self.frames < 2 or self.view < 8 or self.view % 8 or self.token % self.heads or self.token < 64:
             raise JudgeError(
                 "a classifier of trajectories needs at least 2 frames, a view that is a multiple of 8 and a token of "

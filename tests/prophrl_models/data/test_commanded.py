@@ -104,7 +104,7 @@ def test_rows_that_a_trial_did_not_wait_for_are_left_out() -> None:
         as_commanded(fine(), [], 10.0)
 
 
-def played(tmp_path: Path, plan_z: tuple[float, ...] = (), **changes: Any) -> Path:
+def played(tmp_path: Path, plan_z: tuple[float, ...] = (), stopped: bool = True, **changes: Any) -> Path:
     """A bag of two seconds with three chunks, of which the executor took two, and a stop at 1.9 s; with ``plan_z`` they
     are the first of so many that were planned at once, each with its own way down."""
     sent = list(record(2.0, width=64, height=48).sent)
@@ -120,7 +120,7 @@ def played(tmp_path: Path, plan_z: tuple[float, ...] = (), **changes: Any) -> Pa
         said = {"convention": int(CONVENTION), "rate_hz": 10.0, "sequence": 4, "chunk_length": len(rows)}
         message = ActionChunk(**said, execute_length=4, action_dim=7, actions=rows.flatten().tolist())
         sent.append(at(PLAN, 0.29, message, seen_s=0.25))
-    sent += [at(SAFETY, 0.05, SafetyMode(mode=1)), at(SAFETY, 1.9, SafetyMode(mode=3))]
+    sent += [at(SAFETY, 0.05, SafetyMode(mode=1)), *([at(SAFETY, 1.9, SafetyMode(mode=3))] if stopped else [])]
     recording = Recording(tuple(sorted(sent, key=lambda s: s.log_ns)), outcome="failure")
     return recording.write(tmp_path / "bags")
 
@@ -158,6 +158,8 @@ def test_an_attempt_that_was_planned_has_all_rows_of_its_plan_whatever_became_of
     counted = integrated(found.state_T7[4:5], found.action_T7[None, 4:-1], CONVENTION)[0]
     assert found.state_T7[4:] == pytest.approx(counted, abs=1e-5), "from where the commands led, not the arm"
     assert np.array_equal(found.color_THW3[-1], found.final.image_HW3), "nothing more was seen"
+    with pytest.raises(BagError, match="2 of 4 chunks of its plan were carried out and the arm was not stopped"):
+        commanded_episode(Bag(played(tmp_path / "cut", plan_z, stopped=False)), SyncSpec(), CONVENTION)
     # What was held after the plan's end is not part of it.
     short = commanded_episode(Bag(played(tmp_path / "short", plan_z[:1])), SyncSpec(), CONVENTION)
     assert short.action_T7[:, 2] == pytest.approx(np.repeat(plan_z[:1], 4))

@@ -74,6 +74,8 @@ def test_what_counts_is_the_mean_of_members_that_differ() -> None:
     one, other = (member(*shown) for member in model.members)
     assert (one - other).abs().min() > 1e-4
     torch.testing.assert_close(model(*shown), (one + other) / 2)
+    with pytest.raises(JudgeError, match=r"a length in metres, got 0\.0"):
+        replace(SMALL, side_m=0.0)
     with pytest.raises(JudgeError, match="one or more members, got 0"):
         replace(SMALL, members=0)
 

@@ -82,7 +82,8 @@ class Flow:
         if work.judge == VIDEO:
             self._do(replay_stage(work, self.at, datasets))
         if work.judge in ("", VIDEO):
-            self._do(judge_stage(work, self.at, self._planned(work, rounds) or datasets))
+            planned = [] if work.judge == VIDEO else self._planned(work, rounds)
+            self._do(judge_stage(work, self.at, planned or datasets))
         judge = judge_of(work, self.at)
         check = check_stage(work, self.at, datasets, judge, instructions)
         findings = self._checked(check)
