@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from prophrl_nodes.cli import prophet_reference
 from prophrl_nodes.studies.ablation_jobs import StudyChanged
-from prophrl_nodes.studies.reference_world import ReferenceWorld
+from prophrl_nodes.studies.reference_world import PACKED, SHIPPED, ReferenceWorld
 
 from robot_bridge.twin.tasks import TASK_IDS
 from tests.helpers.command_lines import parse_prophrl
@@ -86,3 +87,28 @@ def test_the_packed_world_says_how_it_is_made_again(tmp_path: Path) -> None:
     assert (said.task, said.episodes, said.few, said.play) == (["place_cube"], 5, [2, 3], study.play)
     (pack,) = (job for job in study.jobs() if job.name == "packing")
     assert f"rebuilt_by={again}" in pack.command
+
+
+def test_with_a_world_model_given_only_recordings_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prophrl_nodes.studies.reference_world.run_jobs", lambda jobs, say: {})
+    study = ReferenceWorld(tmp_path / "out", tasks=("place_cube",), world=SHIPPED)
+    assert [job.name for job in study.jobs()][-1] == "place_cube: attempts, 20 rows a look"
+    study.run(print)
+    study.run(print)  # called again, it goes on
+    for file in SHIPPED.iterdir():
+        assert (study.out / PACKED / file.name).read_bytes() == file.read_bytes()
+    with pytest.raises(StudyChanged, match="world was"):
+        ReferenceWorld(tmp_path / "out", tasks=("place_cube",)).run(print)
+
+
+def test_a_world_model_that_is_none_or_shows_another_part_of_the_picture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no world model's checkpoint folder \(--world\)"):
+        ReferenceWorld(tmp_path / "out", world=tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(SHIPPED, other)
+    config = json.loads((other / "config.json").read_text())
+    config["prophet"]["image_region"] = [0.0, 0.0, 0.5]
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="the recordings would show"):
+        ReferenceWorld(tmp_path / "out", world=other)
+    assert not (tmp_path / "out").exists()

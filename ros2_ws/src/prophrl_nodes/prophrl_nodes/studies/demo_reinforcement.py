@@ -22,12 +22,10 @@ from prophrl_models.data.image import ImageRegion
 from prophrl_models.data.synchronise import SyncSpec
 from prophrl_models.prophet.checkpoint import PROVENANCE
 from prophrl_models.training.sft import SftConfig, load_config
-from prophrl_nodes.launch_files.packages import SOURCE_TREE
 from prophrl_nodes.studies.ablation_jobs import Job, run_jobs
 from prophrl_nodes.studies.imagination import Imagination, plays
-from prophrl_nodes.studies.reference_world import PLAY, REGION
+from prophrl_nodes.studies.reference_world import PLAY, REGION, SHIPPED
 
-SHIPPED = SOURCE_TREE / "checkpoints" / "prophet_small"
 FIRST, REINFORCED = "demonstrations", "reinforced"
 REINFORCEMENT_GB = 1.5
 """The rollouts of a step, the judge's data, checkpoints."""

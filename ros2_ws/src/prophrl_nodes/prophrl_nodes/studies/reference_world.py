@@ -8,25 +8,34 @@ OUT/codec, OUT/latents, OUT/world/   trained on all of that
 OUT/small/                     the packed checkpoint
 OUT/report/                    how good it is on held-out demonstrations
 
+With a world model given only the recordings are made, and OUT/small is a copy of it: all that ``gain`` starts from.
+
 Held-out placements are never recorded: policies are compared on those later.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prophrl_models.data.dataset_format import is_complete
-from prophrl_models.prophet.checkpoint import PROVENANCE, is_prophet
+from prophrl_models.data.image import ImageRegion
+from prophrl_models.prophet.checkpoint import PROVENANCE, is_prophet, read_config
 from prophrl_models.prophet.codec import PROVENANCE as CODEC_PROVENANCE
+from prophrl_models.serving.engine import id_of
 from prophrl_nodes.collection import read_attempts
+from prophrl_nodes.launch_files.packages import SOURCE_TREE
 from prophrl_nodes.studies.ablation_jobs import Job, claim_study, prophrl, run_jobs
 from prophrl_nodes.studies.imitation import imitation
 from robot_bridge.twin.tasks import TASK_IDS
 
 DEMONSTRATIONS, PACKED = "demonstrations", "small"
 PRESET = "small"
+SHIPPED = SOURCE_TREE / "checkpoints" / "prophet_small"
+"""The one that was made here and comes with the project."""
 REGION = (0.1875, 0.3, 0.625)
 """Part of the twin's picture (left, top, size) where all four tasks take place: a hand is 20 pixels tall there."""
 PLAY = {"play": (8, 16), "whole": (20, 7)}
@@ -47,6 +56,7 @@ class ReferenceWorld:
         codec_steps, world_steps: of the trainings; 0: as the preset says.
         seed: of placements and operators; trainings have seed 0.
         host: loopback address of the twin.
+        world: a world model to take instead of training one.
     """
 
     out: Path
@@ -58,10 +68,18 @@ class ReferenceWorld:
     world_steps: int = 0
     seed: int = 0
     host: str = "127.0.0.1"
+    world: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.few or not all(0 < few <= self.episodes for few in self.few):
             raise ValueError(f"policies learn from 1..{self.episodes} demonstrations (--episodes), got {self.few}")
+        if self.world and not is_prophet(self.world):
+            raise ValueError(f"{self.world} is no world model's checkpoint folder (--world); one is {SHIPPED}")
+        if self.world and (shown := read_config(self.world).image_region) != ImageRegion(*REGION):
+            raise ValueError(
+                f"{self.world} shows {shown} of the picture, the recordings would show {ImageRegion(*REGION)}: take a "
+                f"world model of such recordings (--world), as {SHIPPED} is"
+            )
 
     def run(self, say: Callable[[str], None]) -> dict[str, str]:
         """Do what is left; returns failed parts with the reason.
@@ -69,8 +87,12 @@ class ReferenceWorld:
         Raises:
             StudyChanged: the folder holds recordings made with other numbers.
         """
-        facts = {name: value for name, value in vars(self).items() if name not in ("out", "host")}
+        facts = {name: value for name, value in vars(self).items() if name not in ("out", "host", "world")}
+        if self.world:
+            facts["world"] = id_of(json.loads((self.world / PROVENANCE).read_text(encoding="utf-8")))
         claim_study(self.out, facts)
+        if self.world and not is_prophet(self.out / PACKED):
+            shutil.copytree(self.world, self.out / PACKED, dirs_exist_ok=True)
         return run_jobs(self.jobs(), say=say)
 
     def jobs(self) -> list[Job]:
@@ -78,7 +100,7 @@ class ReferenceWorld:
         recordings = [self._collection(task) for task in self.tasks]
         demonstrations = self._demonstrations(recordings)
         attempts = [job for task in self.tasks for job in self._attempts(task)]
-        return [*recordings, demonstrations, *attempts, *self._training()]
+        return [*recordings, demonstrations, *attempts, *([] if self.world else self._training())]
 
     @property
     def demonstrations(self) -> Path:
