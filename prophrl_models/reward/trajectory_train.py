@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ from prophrl_models.reward.trajectory_judge import TrajectoryClassifierJudge, lo
 from prophrl_models.training.loop import Loop, LoopOptions, Progress
 
 WHOLE, MOVED = "whole", "moved"
+LEAST_TOLD = 10
+"""Successes, and failures, of a task from which a threshold can be chosen without demonstrations."""
 MOVED_M = (0.06, 0.15)
 """How far a motion is moved so that it certainly misses: more than half of a gripper's stroke and an object's width."""
 
@@ -45,8 +48,8 @@ class TrajectoryTraining:
 
     Attributes:
         batch_size: trajectories of a step, for each member of the network.
-        validation, test: shares of the episodes of each task and outcome that are held out; the threshold is chosen on
-            validation, test says how good the judge is.
+        validation, test: shares of the episodes of each task and outcome that are held out (``divided``); the threshold
+            is chosen on validation, test says how good the judge is.
         wanted_precision: of the threshold, on validation, unless it costs too much (``calibration.choose_threshold``).
         made: share of the failures that are successes moved elsewhere; all of them where none was recorded.
         other_task: share of successes that are shown with another task's instruction.
@@ -97,8 +100,9 @@ def train_trajectory_classifier(
     config = config or TrajectoryTraining()
     if config.threads:
         torch.set_num_threads(config.threads)
-    found = [each for source in sources for each in labelled_trajectories(Dataset(source))]
-    training, validation, test = split(found, config.validation, config.test, config.seed)
+    datasets = [list(labelled_trajectories(Dataset(source))) for source in sources]
+    found = [each for dataset in datasets for each in dataset]
+    training, validation, test = divided(datasets, config)
     for name, part in (("training", training), ("validation", validation)):
         if not any(each.success for each in part):
             raise JudgeError(
@@ -126,6 +130,30 @@ def train_trajectory_classifier(
     folder = save_classifier(Path(out_dir) / CLASSIFIER_FOLDER, model, decision, provenance)
     loop.remove_resume_file()
     return folder
+
+
+def divided(
+    datasets: Sequence[Sequence[LabelledTrajectory]], config: TrajectoryTraining
+) -> tuple[list[LabelledTrajectory], list[LabelledTrajectory], list[LabelledTrajectory]]:
+    """Episodes for training, validation and test (``classifier_data.split``).
+
+    A task's successes in a dataset without any failure of it, demonstrations for example, are only learned from where
+    the other datasets hold ``LEAST_TOLD`` of each outcome: they look different in more than their outcome, so a
+    threshold that was chosen with them would be too high for the attempts that are to be judged.
+    """
+    told: list[LabelledTrajectory] = []
+    alike: list[LabelledTrajectory] = []
+    for dataset in datasets:
+        failed = {each.task for each in dataset if not each.success}
+        for each in dataset:
+            (told if each.task in failed else alike).append(each)
+    counts = Counter((each.task, each.success) for each in told)
+    enough = {task for task, _ in counts if min(counts[task, True], counts[task, False]) >= LEAST_TOLD}
+    told += [each for each in alike if each.task not in enough]
+    training, validation, test = split(told, config.validation, config.test, config.seed)
+    held_out = {each.recording for each in (*validation, *test)}
+    learned = [each for each in alike if each.task in enough and each.recording not in held_out]
+    return [*training, *learned], validation, test
 
 
 def judge_trajectories(

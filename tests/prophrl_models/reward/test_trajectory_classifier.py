@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from calibration.camera import PinholeCamera
 from prophrl_models.data.dataset import Dataset
 from prophrl_models.reward import trajectory_train
 from prophrl_models.reward.calibration import Decision
@@ -22,8 +24,9 @@ from prophrl_models.reward.classifier_files import (
 )
 from prophrl_models.reward.factory import JudgeSettings, judge_identity, open_judge
 from prophrl_models.reward.judge import JudgeError
+from prophrl_models.reward.trajectory import Trajectory
 from prophrl_models.reward.trajectory_classifier import TrajectoryClassifier, TrajectoryConfig
-from prophrl_models.reward.trajectory_data import labelled_trajectories
+from prophrl_models.reward.trajectory_data import LabelledTrajectory, labelled_trajectories
 from prophrl_models.reward.trajectory_judge import TrajectoryClassifierJudge
 from prophrl_models.reward.trajectory_train import TrajectoryTraining, judge_trajectories, train_trajectory_classifier
 from prophrl_models.training.loop import LoopOptions
@@ -196,3 +199,43 @@ def test_too_few_successes_are_refused(tmp_path: Path) -> None:
     data = write_aimed(tmp_path / "data", 2)
     with pytest.raises(JudgeError, match="no successful episode is left for validation: 2 gapless ones"):
         train_trajectory_classifier([data.folder], tmp_path / "run", TRAINING)
+
+
+def labelled(name: str, successes: int, failures: int, task: str = INSTRUCTION) -> list[LabelledTrajectory]:
+    """Episodes of one dataset, of which only names, task and outcome matter."""
+    motion = Trajectory(np.zeros((4, 6, 3), np.uint8), np.zeros((2, 7)), PinholeCamera(5.0, 5.0, 2.5, 1.5, 6, 4))
+    outcomes = [True] * successes + [False] * failures
+    return [
+        LabelledTrajectory(f"{name}/{number}", task, motion, np.zeros(2, np.int8), outcome)
+        for number, outcome in enumerate(outcomes)
+    ]
+
+
+def names(part: Sequence[LabelledTrajectory]) -> set[str]:
+    return {each.id.split("/")[0] for each in part}
+
+
+def test_the_threshold_is_set_by_attempts_that_could_fail_and_demonstrations_are_only_learned_from() -> None:
+    datasets = [labelled("demonstrations", 24, 0), labelled("planned", 20, 40)]
+    training, validation, test = trajectory_train.divided(datasets, TRAINING)
+    assert names(validation) == names(test) == {"planned"}
+    assert sum(each.id.startswith("demonstrations") for each in training) == 24
+    assert len(training) + len(validation) + len(test) == 84
+    assert {each.success for each in validation} == {each.success for each in test} == {True, False}
+
+
+@pytest.mark.parametrize("planned", [(9, 40), (40, 9), (0, 0)])
+def test_where_too_few_attempts_tell_demonstrations_set_the_threshold_too(planned: tuple[int, int]) -> None:
+    datasets = [labelled("demonstrations", 24, 0), labelled("planned", *planned)]
+    _, validation, _ = trajectory_train.divided(datasets, TRAINING)
+    assert "demonstrations" in names(validation)
+
+
+def test_every_task_is_divided_by_itself_and_no_recording_stands_on_both_sides() -> None:
+    poor = "put it back"
+    told = [*labelled("planned", 20, 40), *labelled("poor", 1, 3, poor)]
+    again = [each for each in told if each.success and each.task == INSTRUCTION]  # the same recordings once more
+    datasets = [[*labelled("demonstrations", 5, 0), *labelled("others", 5, 0, poor)], told, again]
+    training, validation, test = trajectory_train.divided(datasets, TRAINING)
+    assert "others" in names([*validation, *test]) and "demonstrations" not in names([*validation, *test])
+    assert not {each.recording for each in training} & {each.recording for each in (*validation, *test)}
